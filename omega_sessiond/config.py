@@ -1,0 +1,200 @@
+"""The settings: one frozen struct, read once, from which the help and the documentation are made.
+
+A value comes from the environment, else from the TOML file, else it is the default. Knows no other module but errors
+and paths; every wrong value ends in a ConfigError that names the place it stands in.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from omega_sessiond import paths
+from omega_sessiond.errors import ConfigError
+
+MIB = 1024 * 1024
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _setting(description: str, *env: str, **bounds: Any) -> Meta:
+    """What the help says of a setting; `env` are the variables that set it, the strongest first."""
+    return Meta(description=description, extra={"env": env}, **bounds)
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Every setting with its default. Times in seconds unless the name says otherwise, sizes in bytes."""
+
+    port: Annotated[
+        int,
+        _setting(
+            "TCP port on 127.0.0.1. Listened on only by a daemon started in the foreground with --tcp; "
+            "under systemd the port is that of omega-sessiond-tcp.socket.",
+            "SESSION_SERVER_PORT",
+            "PORT",
+            ge=1,
+            le=65535,
+        ),
+    ] = 3000
+    session_dir: Annotated[
+        str,
+        _setting(
+            "State directory: the journal, the hosts' logs, later checkpoints. "
+            "Empty means $XDG_STATE_HOME/omega-sessiond.",
+            "SESSION_DIR",
+        ),
+    ] = ""
+    max_cached_sessions: Annotated[
+        int,
+        _setting(
+            "How many idle sessions keep a live process once sessions can be hibernated; shown, not yet in effect.",
+            "MAX_CACHED_SESSIONS",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 10
+    save_interval_ms: Annotated[
+        int,
+        _setting(
+            "How often a changed session is saved once checkpoints exist, in milliseconds; shown, not yet in effect.",
+            "SAVE_INTERVAL_MS",
+            ge=100,
+            le=86_400_000,
+        ),
+    ] = 5000
+    log_level: Annotated[LogLevel, _setting("What is logged: debug, info, warning or error.", "LOG_LEVEL")] = "info"
+    python: Annotated[
+        str,
+        _setting("Interpreter of new Python sessions that name none. Empty means the one behind the daemon's own."),
+    ] = ""
+    idle_exit_s: Annotated[
+        float,
+        _setting(
+            "The daemon leaves after so long without a request or running command; sessions stay. 0 means never.",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 600.0
+    max_body_bytes: Annotated[
+        int, _setting("Largest request body; a larger one is refused unread.", ge=1024, le=64 * MIB)
+    ] = 8 * MIB
+    max_connections: Annotated[int, _setting("Open connections at most; further ones wait.", ge=8, le=100_000)] = 4096
+    idle_connection_s: Annotated[
+        float, _setting("A connection that sends nothing, or half a request, is closed after this.", gt=0, le=3600)
+    ] = 60.0
+    max_queue: Annotated[
+        int, _setting("Queued commands of one session at most; more are refused with 429.", ge=1, le=100_000)
+    ] = 100
+    output_head_bytes: Annotated[
+        int, _setting("How much of one execution's output is kept from its start.", ge=65536, le=16384 * MIB)
+    ] = 256 * MIB
+    output_tail_bytes: Annotated[
+        int, _setting("How much is kept from the end of an output that is larger than that.", ge=4096, le=64 * MIB)
+    ] = MIB
+    events_kept: Annotated[
+        int, _setting("How many past events GET /api/events can resume from.", ge=1000, le=100_000_000)
+    ] = 100_000
+    host_start_s: Annotated[
+        float, _setting("A session's process that has not answered after this is taken for broken.", gt=0, le=600)
+    ] = 30.0
+    stop_budget_s: Annotated[
+        float, _setting("Time for one session to end by itself before it is killed.", gt=0, le=600)
+    ] = 10.0
+    memory_max_bytes: Annotated[
+        Annotated[int, Meta(ge=16 * MIB)] | None,
+        _setting("Memory limit of new sessions. Needs systemd. Unset means none."),
+    ] = None
+    tasks_max: Annotated[
+        Annotated[int, Meta(ge=8)] | None,
+        _setting("Limit on processes and threads of new sessions. Needs systemd. Unset means none."),
+    ] = None
+    cpu_weight: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        _setting("CPU weight of new sessions, 1 to 10000. Needs systemd. Unset means systemd's default."),
+    ] = None
+
+    @property
+    def state_dir(self) -> str:
+        """Absolute path of the state directory."""
+        return self.session_dir or paths.default_state_dir()
+
+
+class Setting(Struct, frozen=True):
+    """One setting as the help shows it."""
+
+    name: str
+    default: str
+    env: tuple[str, ...]
+    description: str
+
+
+def describe() -> list[Setting]:
+    """Every setting, in the order of the struct: the source of --help and of the documentation's table."""
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    blank = Settings()
+    found = []
+    for name in Settings.__struct_fields__:
+        meta: Meta = hints[name].__metadata__[0]
+        default = getattr(blank, name)
+        shown = "unset" if default is None else msgspec.json.encode(default).decode()
+        found.append(Setting(name, shown, (meta.extra or {}).get("env", ()), meta.description or ""))
+    return found
+
+
+def load(environ: Mapping[str, str] | None = None, file: str | None = None) -> Settings:
+    """The settings of this process. Raises ConfigError, which names the file or the variable and what it takes."""
+    environ = os.environ if environ is None else environ
+    file = paths.config_file() if file is None else file
+    values = _read_file(file)
+    for setting in describe():
+        for variable in setting.env:
+            text = environ.get(variable)
+            if text:
+                _convert({setting.name: text}, f"environment variable {variable}", strict=False)
+                values[setting.name] = text
+                break
+    settings = _convert(values, "the settings", strict=False)
+    if settings.session_dir:
+        absolute = os.path.abspath(os.path.expanduser(settings.session_dir))
+        settings = msgspec.structs.replace(settings, session_dir=absolute)
+    return settings
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            values = tomllib.load(stream)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"Cannot read {file}: {error.strerror}", hint="Make it readable or remove it.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}", hint="Correct the line it names.") from None
+    _convert(values, file, strict=True)
+    return values
+
+
+def _convert(values: dict[str, Any], place: str, *, strict: bool) -> Settings:
+    known = Settings.__struct_fields__
+    for name in values:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else "omega-sessiond --help lists the settings."
+            raise ConfigError(f"Unknown setting '{name}' in {place}", hint=hint)
+    try:
+        return msgspec.convert(values, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        what, _, where = text.partition(" - at `$.")
+        name = where.rstrip("`") or ", ".join(values)
+        raise ConfigError(
+            f"Setting '{name}' in {place}: {what[:1].lower()}{what[1:]}", hint="omega-sessiond --help describes it."
+        ) from None

@@ -1,0 +1,479 @@
+"""What crosses the daemon's borders: the API's requests and replies, the events, the frames a host sends.
+
+Data only: no behaviour beyond construction. Times are ISO 8601 UTC strings (`…_at`), durations carry their unit. The
+field order is the order of the JSON. docs/API.md and docs/openapi.yaml describe the same shapes for readers.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,57}\Z"
+"""A session's name: safe in a URL, a unit name and a file name as it stands."""
+
+SessionState = Literal["starting", "reconnecting", "idle", "busy", "waiting_input", "hibernated", "dead"]
+ExecutionStatus = Literal["queued", "running", "waiting_input", "ok", "error", "interrupted", "died", "cancelled"]
+UNFINISHED: frozenset[str] = frozenset(("queued", "running", "waiting_input"))
+"""The statuses an execution leaves again."""
+
+Stream = Literal["stdout", "stderr", "result", "traceback"]
+"""Where a piece of the combined output came from: the program's own two streams, the displayed value, the report of
+an uncaught exception."""
+
+
+def now() -> str:
+    """The present as the API writes times: ISO 8601, UTC, microseconds, `Z`."""
+    return iso(datetime.now(UTC).timestamp())
+
+
+def iso(timestamp: float) -> str:
+    """A POSIX timestamp as the API writes times."""
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# ---- the two nouns of the API ----
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a session may use; None is no limit of ours."""
+
+    memory_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024)] | None = None
+    tasks: Annotated[int, Meta(ge=8)] | None = None
+    cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+
+
+class Usage(Struct, frozen=True):
+    """What a session uses, sampled when somebody asks. None where this machine cannot tell."""
+
+    source: Literal["cgroup", "proc"]
+    sampled_at: str
+    memory_bytes: int | None = None
+    memory_peak_bytes: int | None = None
+    tasks: int | None = None
+    cpu_s: float | None = None
+
+
+class Session(Struct, frozen=True):
+    """One session as the API shows it."""
+
+    id: str
+    name: str
+    engine: str
+    state: SessionState
+    state_reason: str | None
+    pid: int | None
+    python: str | None
+    cwd: str
+    created_at: str
+    last_used_at: str
+    execution_count: int
+    queue_length: int
+    running_execution_id: int | None
+    limits: Limits
+    usage: Usage | None
+    labels: dict[str, str]
+    checkpoint: None
+    parent: None
+
+
+class ErrorValue(Struct, frozen=True):
+    """An exception of the user's code: a value, not a failure of the server."""
+
+    name: str
+    message: str
+    traceback: str
+
+
+class Truncated(Struct, frozen=True):
+    """What `output` lacks: bytes dropped for good at the host, and bytes left out of this reply alone (they are at
+    GET …/executions/ID/output)."""
+
+    dropped_bytes: int = 0
+    omitted_bytes: int = 0
+
+
+class Lost(Struct, frozen=True):
+    """What the session no longer had when this execution began, and why."""
+
+    variables: Literal["all"] | list[str]
+    reason: str
+
+
+class Execution(Struct, frozen=True):
+    """One command run in a session, wherever it appears."""
+
+    id: int
+    session: str
+    command: str
+    status: ExecutionStatus
+    reason: str | None
+    output: str
+    stdout: str
+    stderr: str
+    result: str | None
+    data: None
+    error: ErrorValue | None
+    execution_count: int | None
+    queued_at: str
+    started_at: str | None
+    finished_at: str | None
+    duration_ms: float | None
+    truncated: Truncated | None
+    should_exit: bool
+    resumed_from: str | None
+    lost: Lost | None
+
+
+# ---- requests ----
+
+
+class _Request(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+Labels = dict[Annotated[str, Meta(min_length=1, max_length=63)], Annotated[str, Meta(max_length=256)]]
+
+
+class CreateOptions(_Request):
+    """How a session is made. `env` is the whole environment of its host, `cwd` an absolute path."""
+
+    engine: Annotated[str, Meta(min_length=1, max_length=100)] = "python"
+    python: Annotated[str, Meta(min_length=1)] | None = None
+    cwd: Annotated[str, Meta(pattern="^/")] | None = None
+    env: dict[str, str] | None = None
+    limits: Limits | None = None
+    labels: Labels = {}
+
+
+class CreateSession(CreateOptions, kw_only=True):
+    name: str
+
+
+class ExecuteRequest(_Request):
+    """`wait_s` bounds the reply, `timeout_s` the command. None is no bound. `max_output` is in bytes of `output`."""
+
+    command: Annotated[str, Meta(min_length=1)]
+    wait_s: Seconds | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
+    on_disconnect: Literal["detach", "interrupt"] = "detach"
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    create: bool | CreateOptions = True
+    max_output: Annotated[int, Meta(ge=0)] | None = None
+
+
+class PatchSession(_Request):
+    """Limits named here replace the old ones, null lifts one; labels replace all labels."""
+
+    limits: dict[Literal["memory_bytes", "tasks", "cpu_weight"], int | None] | UnsetType = UNSET
+    labels: Labels | UnsetType = UNSET
+
+
+class InterruptRequest(_Request):
+    """Which execution (None: the running one) and how long to wait for it to yield."""
+
+    execution_id: int | None = None
+    wait_s: Seconds = 2.0
+
+
+class EndRequest(_Request):
+    """`budget_s`: time for the whole ladder of a kill, restart or delete; None is the setting stop_budget_s."""
+
+    budget_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+
+
+class InputRequest(_Request):
+    """An answer to input(): a line without its newline, or None for end of file."""
+
+    execution_id: int
+    text: str | None
+
+
+class CompleteRequest(_Request):
+    """`cursor` counts characters (code points) from the start of `code`; None is its end."""
+
+    code: str
+    cursor: Annotated[int, Meta(ge=0)] | None = None
+
+
+class InspectRequest(CompleteRequest):
+    pass
+
+
+class IsCompleteRequest(_Request):
+    code: str
+
+
+# ---- replies ----
+
+
+class Step(Struct, frozen=True):
+    """One rung of the ladder that ends or interrupts: what was done, when, and whether it was enough."""
+
+    action: Literal["none", "ask", "SIGINT", "SIGTERM", "SIGKILL"]
+    at: str
+    effective: bool
+
+
+class Stopped(Struct, frozen=True):
+    """The answer to interrupt, kill and restart."""
+
+    session: Session
+    execution: Execution | None
+    steps: list[Step]
+    variables_kept: bool
+    note: str
+
+
+class CompleteReply(Struct, frozen=True):
+    """Replace the characters start..end of the code by one of the matches."""
+
+    matches: list[str]
+    start: int
+    end: int
+
+
+class InspectReply(Struct, frozen=True):
+    found: bool
+    text: str
+
+
+class IsCompleteReply(Struct, frozen=True):
+    """`indent` is what a client should open the next line with when the code is incomplete."""
+
+    status: Literal["complete", "incomplete", "invalid", "unknown"]
+    indent: str = ""
+
+
+class OutputPiece(Struct, frozen=True):
+    """Bytes `offset` to `next_offset` of an execution's combined output; `eof` when nothing follows for ever.
+
+    `offset` and `text` meet at whole characters: a cut inside one moves to its start.
+    """
+
+    offset: int
+    text: str
+    next_offset: int
+    total_bytes: int
+    dropped_bytes: int
+    eof: bool
+
+
+class OutputMatches(Struct, frozen=True):
+    """Byte offsets at which the literal text stands in the combined output, `more` when the list was cut."""
+
+    find: str
+    offsets: list[int]
+    more: bool
+
+
+class Health(Struct, frozen=True):
+    status: Literal["ok", "degraded"]
+    detail: str | None = None
+
+
+class Counts(Struct, frozen=True):
+    sessions: int
+    live: int
+    busy: int
+    queued: int
+
+
+class Server(Struct, frozen=True):
+    version: str
+    pid: int
+    started_at: str
+    activation: Literal["systemd", "client", "foreground"]
+    scopes: bool
+    state_dir: str
+    config_file: str
+    settings: dict[str, Any]
+    counts: Counts
+
+
+class Engine(Struct, frozen=True):
+    """An engine of this machine: `path` is what runs it, `unavailable` why it cannot be used."""
+
+    name: str
+    available: bool
+    path: str | None
+    version: str | None
+    unavailable: str | None
+
+
+# ---- events ----
+#
+# Every event is a row of the journal, and its id that row's. `session` is the name at that moment.
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+class Event(Struct, frozen=True, tag_field="kind", tag=_snake):
+    at: str
+    session_id: str
+    session: str
+
+
+class SessionCreated(Event):
+    engine: str
+    labels: dict[str, str]
+
+
+class SessionChanged(Event):
+    """State, limits or labels changed otherwise than by an execution's own events."""
+
+    state: SessionState
+    state_reason: str | None
+    pid: int | None
+    limits: Limits
+    labels: dict[str, str]
+
+
+class SessionDeleted(Event):
+    pass
+
+
+class ExecutionQueued(Event):
+    execution_id: int
+    command: str
+
+
+class ExecutionStarted(Event):
+    execution_id: int
+
+
+class InputRequested(Event):
+    execution_id: int
+    prompt: str
+    secret: bool
+
+
+class InputAnswered(Event):
+    """`text` is None for end of file and for the answer to a secret prompt."""
+
+    execution_id: int
+    text: str | None
+
+
+class ExecutionFinished(Event):
+    execution_id: int
+    status: ExecutionStatus
+    reason: str | None
+    duration_ms: float | None
+    execution_count: int | None
+    should_exit: bool
+
+
+class LateOutput(Event):
+    """Output that came after its execution had ended: a background child's, a thread's."""
+
+    stream: Stream
+    text: str
+
+
+# `output` events are made from the output itself and `gap` from nothing: neither is stored as an event's body.
+
+
+class OutputEvent(Struct, frozen=True, tag_field="kind", tag="output"):
+    id: int
+    at: str
+    session_id: str
+    session: str
+    execution_id: int
+    stream: Stream
+    offset: int
+    text: str
+
+
+class GapEvent(Struct, frozen=True, tag_field="kind", tag="gap"):
+    """Events between `since` and `oldest_id` are no longer kept: read the sessions afresh."""
+
+    id: int
+    since: int
+    oldest_id: int
+
+
+# ---- frames from a host ----
+
+
+class HostError(Struct, frozen=True):
+    name: str
+    message: str
+    traceback: str
+
+
+class Took(Struct, frozen=True, tag_field="t", tag="took"):
+    """The host is about to run execution `id`. Sent with the frame that follows it, logged before it runs."""
+
+    seq: int
+    id: int
+    at: float
+
+
+class OutputFrame(Struct, frozen=True, tag_field="t", tag="output"):
+    """`off` is the byte offset of `text` in the execution's combined output; `id` 0 is output of no execution."""
+
+    seq: int
+    id: int
+    s: Stream
+    off: int
+    text: str
+
+
+class InputFrame(Struct, frozen=True, tag_field="t", tag="input_request"):
+    seq: int
+    id: int
+    prompt: str
+    secret: bool = False
+
+
+class ResultFrame(Struct, frozen=True, tag_field="t", tag="result"):
+    """Execution `id` ended. `displayed`: a value was shown (its text is the `result` stream)."""
+
+    seq: int
+    id: int
+    status: Literal["ok", "error", "interrupted"]
+    at: float
+    duration_ms: float
+    count: int
+    displayed: bool = False
+    error: HostError | None = None
+    should_exit: bool = False
+    dropped: int = 0
+
+
+class Bye(Struct, frozen=True, tag_field="t", tag="bye"):
+    """The host leaves of its own will; nothing follows."""
+
+    seq: int
+    reason: str
+
+
+class Reply(Struct, frozen=True, tag_field="t", tag="reply"):
+    """The answer to complete, inspect or is_complete; not numbered, not logged."""
+
+    req: int
+    body: dict[str, Any]
+
+
+class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
+    """The host's introduction. `last_taken` 0: none; `running` 0: at rest; frames log_from..log_to are in its log."""
+
+    wire: int
+    session: str
+    pid: int
+    last_taken: int = 0
+    running: int = 0
+    log_from: int = 1
+    log_to: int = 0
+    version: str = ""
+    engine_version: str = ""
+    features: list[str] = []
+
+
+HostFrame = Took | OutputFrame | InputFrame | ResultFrame | Bye | Reply | HostHello
