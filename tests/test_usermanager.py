@@ -63,7 +63,7 @@ def test_signal_reaches_the_command(user_manager: UserManager) -> None:
     process = user_manager.popen(
         "sh",
         "-c",
-        "trap 'echo caught; exit 7' INT; echo ready; sleep infinity & wait",
+        "trap 'echo caught; exit 7' INT; echo ready; sleep infinity >/dev/null & wait",
         stdout=subprocess.PIPE,
     )
     assert process.stdout.readline() == "ready\n"
