@@ -1,0 +1,160 @@
+"""Which process is meant, and whether it lives: by pidfd and start time, never by pid alone.
+
+Source: pidfd_open(2), proc_pid_stat(5). Where there are no pidfds (macOS) the process is polled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from functools import cache
+
+from msgspec import Struct
+
+POLL_S = 0.5
+"""How often a process is looked at where there are no pidfds: a death is noticed this late at most."""
+
+
+class Exit(Struct, frozen=True):
+    """How a process ended, as far as is known: `status` and `signal` only to its parent, `peak_bytes` likewise."""
+
+    status: int | None = None
+    signal: int | None = None
+    peak_bytes: int | None = None
+
+
+@cache
+def boot_id() -> str:
+    """What tells this boot from all others: a pid of another boot means nothing."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks from boot to the start of `pid`, 0 where it cannot be told. Field 22 of proc_pid_stat(5)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+class Process:
+    """One process, told from every later one with the same pid. `on_exit` is called once, from the event loop."""
+
+    def __init__(self, pid: int, started: int, *, is_child: bool) -> None:
+        self.pid = pid
+        self.start_time = started
+        self.is_child = is_child
+        self.exit: Exit | None = None
+        self._exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._callback: Callable[[Exit], None] | None = None
+        self._poll: asyncio.TimerHandle | None = None
+        self._pidfd = self._open()
+
+    @classmethod
+    def find(cls, pid: int, started: int, boot: str) -> Process | None:
+        """The process that had this pid and start time in this boot, if it still lives."""
+        if boot != boot_id():
+            return None
+        try:
+            process = cls(pid, started, is_child=False)
+        except ProcessLookupError:
+            return None
+        if start_time(pid) == started and not process._is_zombie():
+            return process
+        process.forget()
+        return None
+
+    def _open(self) -> int:
+        if hasattr(os, "pidfd_open"):
+            try:
+                return os.pidfd_open(self.pid)
+            except OSError as error:
+                if isinstance(error, ProcessLookupError):
+                    raise
+        os.kill(self.pid, 0)
+        return -1
+
+    def _is_zombie(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        except (OSError, IndexError):
+            return False
+
+    def watch(self, callback: Callable[[Exit], None]) -> None:
+        """Call `callback` when the process has ended."""
+        self._callback = callback
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+        else:
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            self._ended()
+            return
+        if self.is_child and self._reap(os.WNOHANG) is not None:
+            self._ended()
+            return
+        self._poll = asyncio.get_running_loop().call_later(POLL_S, self._look)
+
+    def _ended(self) -> None:
+        if self.exit is not None:
+            return
+        # Children the host left in its process group go before its pid can be used again.
+        self.signal_group(signal.SIGKILL)
+        self.exit = self._reap(os.WNOHANG) or Exit()
+        callback = self._callback
+        self.forget()
+        self._exited.set_result(self.exit)
+        if callback is not None:
+            callback(self.exit)
+
+    def _reap(self, options: int) -> Exit | None:
+        if not self.is_child:
+            return None
+        try:
+            pid, status, usage = os.wait4(self.pid, options)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        code = os.waitstatus_to_exitcode(status)
+        unit = 1 if os.uname().sysname == "Darwin" else 1024
+        peak = usage.ru_maxrss * unit
+        return Exit(None, -code, peak) if code < 0 else Exit(code, None, peak)
+
+    def signal_group(self, signum: int) -> bool:
+        """Send a signal to the process group that this process leads; False when it is gone."""
+        if self.exit is not None:
+            return False
+        try:
+            os.killpg(self.pid, signum)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    async def ended(self, timeout_s: float | None) -> bool:
+        """Whether the process ended within `timeout_s`."""
+        done, _ = await asyncio.wait([self._exited], timeout=timeout_s)
+        return bool(done)
+
+    def forget(self) -> None:
+        """Stop watching; the process lives on."""
+        self._callback = None
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
