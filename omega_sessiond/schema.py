@@ -1,0 +1,156 @@
+"""The journal's tables, as numbered migrations, and the one way to apply them. Knows SQL and no records.
+
+A migration, once released, is never edited: journals in the field were made by it. A change is a new number at the
+end of MIGRATIONS; tests/data holds a journal of every version, which must load for ever.
+
+How the tables serve the two commits of an execute, where each touched page costs as much as a statement:
+- Events of a command and of its output carry no body: their text stands once, in `executions` and `output`.
+- `output` is clustered by (execution_id, offset), the order it is read in; it needs no second index.
+- CHECK lists are chains of OR: an IN list of more than two values builds a temporary table at every statement.
+- Wide columns stand last, so that reading the others does not walk their overflow pages.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from omega_sessiond import __version__
+from omega_sessiond.messages import now
+
+APPLICATION_ID = 0x6F6D6567
+"""`omeg` in the file's header: tells a journal from another program's database (and `file` from both)."""
+
+MINIMUM_SQLITE = (3, 38, 0)
+"""STRICT tables came with 3.37, the JSON functions became part of every build with 3.38."""
+
+_MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
+    (
+        "sessions, executions, output, events",
+        (
+            """
+            CREATE TABLE sessions (
+                id TEXT PRIMARY KEY,
+                name TEXT NOT NULL UNIQUE,
+                engine TEXT NOT NULL,
+                python TEXT,
+                cwd TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                last_used_at TEXT NOT NULL,
+                execution_count INTEGER NOT NULL CHECK (execution_count >= 0),
+                limits TEXT NOT NULL CHECK (json_valid(limits)),
+                labels TEXT NOT NULL CHECK (json_valid(labels)),
+                state_reason TEXT,
+                lost TEXT CHECK (lost IS NULL OR json_valid(lost)),
+                host TEXT CHECK (host IS NULL OR json_valid(host)),
+                host_seq INTEGER NOT NULL CHECK (host_seq >= 0)
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE executions (
+                id INTEGER PRIMARY KEY,    -- that of its execution_queued event
+                session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+                status TEXT NOT NULL CHECK (
+                    status = 'queued' OR status = 'running' OR status = 'waiting_input' OR status = 'ok'
+                    OR status = 'error' OR status = 'interrupted' OR status = 'died' OR status = 'cancelled'
+                ),
+                reason TEXT,
+                execution_count INTEGER,
+                queued_at TEXT NOT NULL,
+                started_at TEXT,
+                finished_at TEXT,
+                duration_ms REAL,
+                timeout_s REAL,
+                displayed INTEGER NOT NULL DEFAULT 0 CHECK (displayed IN (0, 1)),
+                should_exit INTEGER NOT NULL DEFAULT 0 CHECK (should_exit IN (0, 1)),
+                dropped_bytes INTEGER NOT NULL DEFAULT 0 CHECK (dropped_bytes >= 0),
+                resumed_from TEXT,
+                lost TEXT CHECK (lost IS NULL OR json_valid(lost)),
+                idempotency_key TEXT,
+                error TEXT CHECK (error IS NULL OR json_valid(error)),
+                command TEXT NOT NULL,
+                CHECK ((finished_at IS NULL) = (status = 'queued' OR status = 'running' OR status = 'waiting_input'))
+            ) STRICT
+            """,
+            "CREATE INDEX executions_of_session ON executions (session_id)",
+            "CREATE INDEX executions_unfinished ON executions (session_id) WHERE finished_at IS NULL",
+            """
+            CREATE UNIQUE INDEX executions_by_key ON executions (session_id, idempotency_key)
+            WHERE idempotency_key IS NOT NULL
+            """,
+            """
+            CREATE TABLE output (
+                execution_id INTEGER NOT NULL REFERENCES executions (id) ON DELETE CASCADE,
+                offset INTEGER NOT NULL CHECK (offset >= 0),    -- in bytes of the execution's combined output
+                event_id INTEGER NOT NULL,
+                stream TEXT NOT NULL CHECK (
+                    stream = 'stdout' OR stream = 'stderr' OR stream = 'result' OR stream = 'traceback'
+                ),
+                at TEXT NOT NULL,
+                text BLOB NOT NULL CHECK (length(text) > 0),    -- UTF-8: a BLOB is measured and cut in bytes
+                PRIMARY KEY (execution_id, offset)
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE events (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                session_id TEXT NOT NULL,
+                execution_id INTEGER,
+                output_offset INTEGER,    -- of an output event: with execution_id, where its text stands
+                body BLOB,                -- JSON; NULL for output, and for execution_queued (its execution has the id)
+                CHECK (output_offset IS NULL OR (execution_id IS NOT NULL AND body IS NULL))
+            ) STRICT
+            """,
+            """
+            CREATE INDEX events_of_execution ON events (execution_id)
+            WHERE execution_id IS NOT NULL AND body IS NOT NULL
+            """,
+        ),
+    ),
+]
+
+VERSION = len(_MIGRATIONS)
+"""The version of the newest journal this program writes and reads, kept in the file's `user_version`."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the journal to VERSION, one transaction for each step, with a record of when and by what."""
+    for number, (name, statements) in enumerate(_MIGRATIONS[version(connection) :], start=version(connection) + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if number == 1:
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(
+                    "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL,"
+                    " applied_by TEXT NOT NULL) STRICT"
+                )
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("INSERT INTO migrations VALUES (?, ?, ?, ?)", (number, name, now(), __version__))
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """The migrations applied so far; 0 for an empty file."""
+    number: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return number
+
+
+def writer(connection: sqlite3.Connection) -> str:
+    """The version of the program that applied the last migration, as far as it can be read."""
+    try:
+        row = connection.execute("SELECT applied_by FROM migrations ORDER BY number DESC LIMIT 1").fetchone()
+    except sqlite3.OperationalError:
+        return "unknown"
+    return str(row[0]) if row else "unknown"
+
+
+def is_foreign(connection: sqlite3.Connection) -> bool:
+    """Another program's database: it has tables, yet not our mark."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        return False
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
