@@ -91,7 +91,7 @@ class Sanitizer:
         if not found["end"]:
             if at == len(text):
                 self._rest = rest
-            elif text[at:] == "\x1b":
+            elif at == len(text) - 1 and text[at] == "\x1b":
                 # The first half of the string terminator, perhaps.
                 self._rest = rest
                 self._held = "\x1b"

@@ -15,9 +15,9 @@ SGR = re.compile(r"\x1b\[[0-9;:]*m")
 ERASURE = re.compile(r"\x1b\[[012]?K")
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-pieces = st.sampled_from(
-    list("aZ01;:?mKH[]PX^_\\(B! \n\t\r\b\0\x07\x0b\x0c\x18\x1a\x1b\x7f\x85\x90\x98\x9b\x9c\x9d\x9e\x9fé漢\udc80")
-    + ["\x1b[31m", "\x1b[0m", "\x1b]0;t\x07", "\x1b]8;;x\x1b\\", "\x1bPq\x1b\\", "\x1b[2K", "text"]
+CHARACTERS = "aZ01;:?mKH[]PX^_\\(B! \n\t\r\b\0\x07\x0b\x0c\x18\x1a\x1b\x7f\x85\x90\x98\x9b\x9c\x9d\x9e\x9fé漢\udc80"
+pieces = st.sampled_from(CHARACTERS) | st.sampled_from(
+    ["\x1b[31m", "\x1b[0m", "\x1b]0;t\x07", "\x1b]8;;x\x1b\\", "\x1bPq\x1b\\", "\x1b[2K", "text"]
 )
 texts = st.lists(pieces, max_size=40).map("".join) | st.text(max_size=60)
 
