@@ -138,7 +138,7 @@ Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Labels = dict[Annotated[str, Meta(min_length=1, max_length=63)], Annotated[str, Meta(max_length=256)]]
 
 
-class CreateOptions(_Request):
+class CreateOptions(_Request, frozen=True):
     """How a session is made. `env` is the whole environment of its host, `cwd` an absolute path."""
 
     engine: Annotated[str, Meta(min_length=1, max_length=100)] = "python"
@@ -149,11 +149,11 @@ class CreateOptions(_Request):
     labels: Labels = {}
 
 
-class CreateSession(CreateOptions, kw_only=True):
+class CreateSession(CreateOptions, kw_only=True, frozen=True):
     name: str
 
 
-class ExecuteRequest(_Request):
+class ExecuteRequest(_Request, frozen=True):
     """`wait_s` bounds the reply, `timeout_s` the command. None is no bound. `max_output` is in bytes of `output`."""
 
     command: Annotated[str, Meta(min_length=1)]
@@ -165,45 +165,45 @@ class ExecuteRequest(_Request):
     max_output: Annotated[int, Meta(ge=0)] | None = None
 
 
-class PatchSession(_Request):
+class PatchSession(_Request, frozen=True):
     """Limits named here replace the old ones, null lifts one; labels replace all labels."""
 
     limits: dict[Literal["memory_bytes", "tasks", "cpu_weight"], int | None] | UnsetType = UNSET
     labels: Labels | UnsetType = UNSET
 
 
-class InterruptRequest(_Request):
+class InterruptRequest(_Request, frozen=True):
     """Which execution (None: the running one) and how long to wait for it to yield."""
 
     execution_id: int | None = None
     wait_s: Seconds = 2.0
 
 
-class EndRequest(_Request):
+class EndRequest(_Request, frozen=True):
     """`budget_s`: time for the whole ladder of a kill, restart or delete; None is the setting stop_budget_s."""
 
     budget_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
 
 
-class InputRequest(_Request):
+class InputRequest(_Request, frozen=True):
     """An answer to input(): a line without its newline, or None for end of file."""
 
     execution_id: int
     text: str | None
 
 
-class CompleteRequest(_Request):
+class CompleteRequest(_Request, frozen=True):
     """`cursor` counts characters (code points) from the start of `code`; None is its end."""
 
     code: str
     cursor: Annotated[int, Meta(ge=0)] | None = None
 
 
-class InspectRequest(CompleteRequest):
+class InspectRequest(CompleteRequest, frozen=True):
     pass
 
 
-class IsCompleteRequest(_Request):
+class IsCompleteRequest(_Request, frozen=True):
     code: str
 
 
@@ -319,12 +319,12 @@ class Event(Struct, frozen=True, tag_field="kind", tag=_snake):
     session: str
 
 
-class SessionCreated(Event):
+class SessionCreated(Event, frozen=True):
     engine: str
     labels: dict[str, str]
 
 
-class SessionChanged(Event):
+class SessionChanged(Event, frozen=True):
     """State, limits or labels changed otherwise than by an execution's own events."""
 
     state: SessionState
@@ -334,33 +334,33 @@ class SessionChanged(Event):
     labels: dict[str, str]
 
 
-class SessionDeleted(Event):
+class SessionDeleted(Event, frozen=True):
     pass
 
 
-class ExecutionQueued(Event):
+class ExecutionQueued(Event, frozen=True):
     execution_id: int
     command: str
 
 
-class ExecutionStarted(Event):
+class ExecutionStarted(Event, frozen=True):
     execution_id: int
 
 
-class InputRequested(Event):
+class InputRequested(Event, frozen=True):
     execution_id: int
     prompt: str
     secret: bool
 
 
-class InputAnswered(Event):
+class InputAnswered(Event, frozen=True):
     """`text` is None for end of file and for the answer to a secret prompt."""
 
     execution_id: int
     text: str | None
 
 
-class ExecutionFinished(Event):
+class ExecutionFinished(Event, frozen=True):
     execution_id: int
     status: ExecutionStatus
     reason: str | None
@@ -369,7 +369,7 @@ class ExecutionFinished(Event):
     should_exit: bool
 
 
-class LateOutput(Event):
+class LateOutput(Event, frozen=True):
     """Output that came after its execution had ended: a background child's, a thread's."""
 
     stream: Stream
