@@ -28,7 +28,8 @@ def pack(frame: dict[str, Any]) -> bytes:
 def decode(body: bytes) -> HostFrame | None:
     """A frame's struct; None for a type this version does not know. Raises ProtocolError for anything torn."""
     try:
-        return _decoder.decode(body)
+        frame: HostFrame = _decoder.decode(body)
+        return frame
     except msgspec.ValidationError:
         try:
             kind = wire.unpack(body).get("t")

@@ -88,6 +88,14 @@ class Process:
         except (OSError, IndexError):
             return False
 
+    def is_in_unit(self, unit: str) -> bool:
+        """Whether systemd counts the process to this unit. Source: cgroups(7), /proc/PID/cgroup."""
+        try:
+            with open(f"/proc/{self.pid}/cgroup", encoding="utf-8", errors="replace") as file:
+                return any(line.rstrip("\n").endswith("/" + unit) for line in file)
+        except OSError:
+            return False
+
     def watch(self, callback: Callable[[Exit], None]) -> None:
         """Call `callback` when the process has ended."""
         self._callback = callback

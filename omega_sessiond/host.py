@@ -1,0 +1,362 @@
+"""The daemon's grip on one host: birth, scope, connection, signals, the ladder that ends it, and how it died.
+
+Knows processes, sockets and scopes; what the frames mean is the service's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from omega_sessiond import paths, wire
+from omega_sessiond.errors import HostFailed, OmegaError
+from omega_sessiond.link import Link
+from omega_sessiond.messages import Bye, HostFrame, HostHello, Limits, Step, now
+from omega_sessiond.process import Exit, Process, boot_id, start_time
+
+MAIN = str(Path(__file__).parent / "hosts" / "main.py")
+
+NEAR_LIMIT = 0.9
+"""A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
+other kills, higher misses kills that came in one large allocation."""
+
+ASK_SHARE, INTERRUPT_SHARE = 0.3, 0.6
+"""When the ladder leaves its first and second rung, as shares of its time. SIGTERM has the rest."""
+
+SCRUBBED = (
+    "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MANAGERPID", "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_", "OMEGA_",
+)  # fmt: skip
+"""What belongs to the daemon alone, by prefix. Source: sd_listen_fds(3), sd_notify(3), systemd.exec(5)."""
+
+
+class Launch(Struct, frozen=True):
+    """How a session's hosts are started, now and at every wake: kept in the session's directory, 0600, for it holds
+    the user's environment."""
+
+    session: str
+    name: str
+    engine: str
+    python: str
+    cwd: str
+    env: dict[str, str]
+    log: str
+    head_bytes: int
+    tail_bytes: int
+    nofile: tuple[int, int] | None
+
+    def save(self, file: str) -> None:
+        """Write to `file`, readable for the user alone, whole or not at all."""
+        draft = file + ".new"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(msgspec.json.encode(self))
+        os.rename(draft, file)
+
+    @classmethod
+    def load(cls, file: str) -> Launch:
+        try:
+            return msgspec.json.decode(Path(file).read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError) as error:
+            raise HostFailed(
+                f"Cannot read how the session is started: {error}", hint="Delete the session and create it again."
+            ) from None
+
+
+class Scopes(Protocol):
+    """What systemd.Scopes offers; None stands for a machine without it."""
+
+    async def start(self, unit: str, pid: int, description: str, limits: Limits, stop_s: float) -> None: ...
+    async def stop(self, unit: str) -> None: ...
+    async def kill(self, unit: str, signum: int) -> None: ...
+    async def set_limits(self, unit: str, limits: Limits) -> None: ...
+    async def cgroup(self, unit: str) -> str | None: ...
+
+
+class Death(Struct, frozen=True):
+    """How a host ended and what its log still held. `reason` is for people."""
+
+    reason: str
+    code: Literal["exit", "killed", "out_of_memory", "left", "unknown"]
+
+
+def base_python() -> str:
+    """The interpreter behind the daemon's own environment, as if the user had typed python3."""
+    return getattr(sys, "_base_executable", "") or sys.executable
+
+
+def scrub(environ: dict[str, str]) -> dict[str, str]:
+    """An environment without what was meant for the daemon."""
+    return {name: value for name, value in environ.items() if not name.startswith(SCRUBBED)}
+
+
+def unit_name(name: str, state_dir: str) -> str:
+    """The scope of a session. Its name needs no escape: its grammar is within that of unit names (systemd.unit(5)),
+    and ':', which it cannot hold, sets off the tag of another state directory."""
+    tag = paths.tag(state_dir)
+    return f"omega-session-{name}{':' + tag if tag else ''}.scope"
+
+
+class Host:
+    """One host process. Made by `birth` or `find`; `on_frames`, `on_lost` and `on_death` are called from the loop."""
+
+    def __init__(self, process: Process, session_id: str, state_dir: str, scope: str, limits: Limits) -> None:
+        self.process = process
+        self.session_id = session_id
+        self.scope = scope
+        self.limits = limits
+        self.killed_by_us = False
+        self.hello: HostHello | None = None
+        self.bye: str | None = None
+        self.on_frames: Callable[[list[HostFrame]], None] = lambda frames: None
+        self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_death: Callable[[Exit], None] = lambda exit: None
+        self._socket_path = paths.host_socket(state_dir, session_id)
+        self._link: Link | None = None
+        self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._last_question = 0
+        process.watch(self._died)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def speaks_our_wire(self) -> bool:
+        return self.hello is not None and self.hello.wire == wire.WIRE
+
+    # ---- birth and adoption ----
+
+    @classmethod
+    def birth(cls, launch: Launch, state_dir: str, trouble_fd: int, umask: int, limits: Limits) -> Host:
+        """Start the process. The listener is made here, so that it can be connected to at once, and given away.
+
+        Raises HostFailed when the interpreter or the directory cannot be used.
+        """
+        path = paths.host_socket(state_dir, launch.session)
+        birth_log = paths.session_dir(state_dir, launch.session) + "/birth.log"
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(launch.log, flags, 0o600))
+        output = os.open(birth_log, flags, 0o600)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(16)
+            file = paths.launch_file(state_dir, launch.session)
+            popen = subprocess.Popen(
+                [launch.python, MAIN, file, str(listener.fileno()), str(trouble_fd)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=launch.cwd,
+                env=launch.env,
+                pass_fds=(listener.fileno(), trouble_fd),
+                start_new_session=True,
+                umask=umask,
+            )
+        except OSError as error:
+            what = error.filename or launch.python
+            raise HostFailed(
+                f"Cannot start {what}: {error.strerror}", hint="Check the session's interpreter and directory."
+            ) from None
+        finally:
+            listener.close()
+            os.close(output)
+        popen.returncode = 0  # from here on the pidfd tells when it ends, and Process reaps it
+        process = Process(popen.pid, start_time(popen.pid), is_child=True)
+        return cls(process, launch.session, state_dir, "", limits)
+
+    @classmethod
+    def find(
+        cls, session_id: str, state_dir: str, pid: int, started: int, boot: str, scope: str, limits: Limits
+    ) -> Host | None:
+        """The host that an earlier daemon left, if it still lives."""
+        process = Process.find(pid, started, boot)
+        return None if process is None else cls(process, session_id, state_dir, scope, limits)
+
+    async def connect(self, have: int, timeout_s: float | None) -> HostHello:
+        """Open the connection. Raises HostFailed when the host does not answer in time or is dead."""
+        link = Link(self._socket_path, self._received, self._disconnected)
+        try:
+            async with asyncio.timeout(timeout_s):
+                hello = await link.open(self.session_id, have)
+        except TimeoutError:
+            raise HostFailed(f"The session's process has not answered within {timeout_s:g} s") from None
+        except (OSError, OmegaError) as error:
+            raise HostFailed(f"The session's process cannot be reached: {error}") from None
+        if self.process.exit is not None:
+            link.close()
+            raise HostFailed("The session's process has ended")
+        self._link, self.hello = link, hello
+        return hello
+
+    async def enter_scope(self, scopes: Scopes, unit: str, description: str, stop_s: float) -> None:
+        """Move the process into a scope of its own, with its limits."""
+        await scopes.start(unit, self.pid, description, self.limits, stop_s)
+        self.scope = unit
+
+    def birth_trouble(self, state_dir: str) -> str:
+        """The last lines a process wrote that ended before it could speak."""
+        try:
+            text = Path(paths.session_dir(state_dir, self.session_id), "birth.log").read_text("utf-8", "replace")
+        except OSError:
+            return ""
+        return " / ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())[:500]
+
+    # ---- speech ----
+
+    def _received(self, frames: list[HostFrame]) -> None:
+        for frame in frames:
+            if isinstance(frame, Bye):
+                self.bye = frame.reason
+        self.on_frames(frames)
+
+    def _disconnected(self, reason: str) -> None:
+        self._link = None
+        self._fail_questions("The connection to the session's process was lost")
+        if self.process.exit is None:
+            self.on_lost(reason)
+
+    def execute(self, execution_id: int, code: str) -> None:
+        if self._link is not None:
+            self._link.send({"t": "execute", "id": execution_id, "code": code})
+
+    def give_input(self, execution_id: int, text: str | None) -> None:
+        if self._link is not None:
+            self._link.send_control({"t": "input", "id": execution_id, "text": text})
+
+    def acknowledge(self, seq: int) -> None:
+        if self._link is not None:
+            self._link.send_control({"t": "ack", "seq": seq})
+
+    async def ask(self, kind: str, **fields: object) -> dict[str, Any]:
+        """A question to an engine at rest (complete, inspect, is_complete) and the body of its answer."""
+        if self._link is None:
+            raise HostFailed("The session's process cannot be reached just now", hint="Try again.")
+        self._last_question += 1
+        number = self._last_question
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        self._link.send({"t": kind, "req": number, **fields})
+        try:
+            return await answer
+        finally:
+            self._questions.pop(number, None)
+
+    def answered(self, number: int, body: dict[str, Any]) -> None:
+        answer = self._questions.get(number)
+        if answer is not None and not answer.done():
+            answer.set_result(body)
+
+    def _fail_questions(self, message: str) -> None:
+        for answer in self._questions.values():
+            if not answer.done():
+                answer.set_exception(HostFailed(message))
+
+    # ---- end ----
+
+    def interrupt(self) -> bool:
+        """SIGINT to the host's process group, as ^C at a terminal; False when it is gone."""
+        return self.process.signal_group(signal.SIGINT)
+
+    async def end(self, scopes: Scopes | None, budget_s: float, *, at_rest: bool) -> list[Step]:
+        """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`."""
+        self.killed_by_us = True
+        begun = time.monotonic()
+        steps: list[Step] = []
+
+        async def climb(action: Literal["ask", "SIGINT", "SIGTERM", "SIGKILL"], share: float | None) -> bool:
+            at = now()
+            left = None if share is None else max(0.0, begun + share * budget_s - time.monotonic())
+            ended = await self.process.ended(left)
+            steps.append(Step(action, at, ended))
+            return ended
+
+        if self._link is not None:
+            self._link.send_control({"t": "exit", "reason": "asked to end"})
+            if await climb("ask", ASK_SHARE if at_rest else 0.0):
+                return steps
+        self.process.signal_group(signal.SIGINT)
+        if await climb("SIGINT", INTERRUPT_SHARE):
+            return steps
+        os.kill(self.pid, signal.SIGTERM) if self.process.exit is None else None
+        if await climb("SIGTERM", 1.0):
+            return steps
+        if scopes is not None and self.scope:
+            await scopes.kill(self.scope, signal.SIGKILL)
+        self.process.signal_group(signal.SIGKILL)
+        await climb("SIGKILL", None)
+        return steps
+
+    def _died(self, exit: Exit) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._fail_questions("The session's process has ended")
+        self.on_death(exit)
+
+    def describe_death(self, exit: Exit, bye: str | None, oom_killed: bool | None) -> Death:
+        """Why the host is dead, as far as it can be known. `oom_killed` is the kernel's word (cgroup v2), if any."""
+        if bye is not None:
+            return Death(f"left: {bye}", "left")
+        if self.killed_by_us:
+            return Death("ended by request", "killed")
+        if oom_killed:
+            return Death("killed: out of memory" + self._memory_words(exit), "out_of_memory")
+        if exit.signal == signal.SIGKILL and self._near_limit(exit):
+            return Death("killed: probably out of memory" + self._memory_words(exit), "out_of_memory")
+        if exit.signal is not None:
+            try:
+                word = signal.Signals(exit.signal).name
+            except ValueError:
+                word = f"signal {exit.signal}"
+            return Death(f"killed by {word}", "killed")
+        if exit.status is not None:
+            return Death(f"its process ended with exit status {exit.status}", "exit")
+        return Death("its process ended, cause unknown", "unknown")
+
+    def _near_limit(self, exit: Exit) -> bool:
+        limit, peak = self.limits.memory_bytes, exit.peak_bytes
+        return limit is not None and peak is not None and peak >= NEAR_LIMIT * limit
+
+    def _memory_words(self, exit: Exit) -> str:
+        mib = 1024 * 1024
+        words = []
+        if self.limits.memory_bytes is not None:
+            words.append(f"limit {self.limits.memory_bytes // mib} MiB")
+        if exit.peak_bytes is not None:
+            words.append(f"peak {exit.peak_bytes // mib} MiB")
+        return f" ({', '.join(words)})" if words else ""
+
+    def disconnect(self) -> None:
+        """Leave the connections: what the host says from now on waits in its log."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._fail_questions("The connection to the session's process was closed")
+
+    def detach(self) -> None:
+        """Let go: the host lives on for the next daemon."""
+        self.process.forget()
+        self.disconnect()
+
+
+def record_fields(process: Process) -> tuple[int, int, str]:
+    """What tells this process from all others for ever: pid, start time, boot."""
+    return process.pid, process.start_time, boot_id()

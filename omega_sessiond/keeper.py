@@ -1,0 +1,657 @@
+"""Keeps sessions going: performs what they decide, hears their hosts, and knows why one died.
+
+Everything happens on one event loop. What the journal must know is committed in the same turn in which it is decided,
+before anyone is told; hosts and clients hear of it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from omega_sessiond import host as hosts
+from omega_sessiond import paths, wire
+from omega_sessiond import session as decide
+from omega_sessiond.config import Settings
+from omega_sessiond.errors import HostFailed, JournalError, OmegaError
+from omega_sessiond.feed import Feed
+from omega_sessiond.host import Host, Launch
+from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal
+from omega_sessiond.live import Live, Work
+from omega_sessiond.messages import (
+    UNFINISHED,
+    Bye,
+    ErrorValue,
+    HostFrame,
+    InputFrame,
+    InputRequested,
+    LateOutput,
+    Limits,
+    Lost,
+    OutputFrame,
+    Reply,
+    ResultFrame,
+    SessionChanged,
+    Step,
+    Took,
+    iso,
+    now,
+)
+from omega_sessiond.process import Exit, boot_id
+
+log = logging.getLogger("omega_sessiond.keeper")
+
+ACK_DELAY_S = 0.5
+"""How long acknowledgements gather. Each wakes the host's helper thread; until one comes the host's log grows."""
+
+ACK_FRAMES = 64
+"""Frames after which an acknowledgement goes out at once, so that a flood's log is cut while it lasts."""
+
+RESEND_SIGINT_S = 0.25
+"""A SIGINT to a command sent less than this before may have come before it began, when the host ignores it; it is sent
+once more after the same time. Longer could hit a command's own clean-up."""
+
+TIMEOUT_GRACE_S = 5.0
+"""A command that has not yielded so long after its time-out is reported as still running to those who wait."""
+
+RECONNECT_S = (0.02, 2.0)
+"""First and longest pause between attempts to reach a host that lives and does not answer."""
+
+RECOVER_S = 1.0
+"""Pause before a session that the journal refused is taken up again: a full disk seldom has room sooner."""
+
+EVENTS_PRUNED_EVERY = 1000
+"""Commits between looks at how many events are kept: rare enough to cost nothing."""
+
+
+class Keeper:
+    """All sessions of one state directory at run time: `by_name`, and the unfinished executions in `work`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        *,
+        trouble_fd: int,
+        umask: int,
+        dies_with_its_unit: bool,
+    ) -> None:
+        self.by_name: dict[str, Live] = {}
+        self.work: dict[int, tuple[Live, Work]] = {}
+        self.feed = Feed(journal)
+        self.scopes: hosts.Scopes | None = None
+        self.trouble: str | None = None
+        self.is_stopping = False
+        self._settings = settings
+        self._journal = journal
+        self._trouble_fd = trouble_fd
+        self._umask = umask
+        self._dies_with_its_unit = dies_with_its_unit
+        self._state_dir = settings.state_dir
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._births = asyncio.Semaphore(2 * (os.cpu_count() or 1) + 2)
+        self._scopes_asked: asyncio.Task[None] | None = None
+        self._no_scopes_reason = "not asked yet"
+        self._commits = 0
+
+    # ---- life ----
+
+    def start(self) -> None:
+        """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
+        for record in self._journal.sessions():
+            live = Live(record, decide.Session())
+            self.by_name[record.name] = live
+            self._restore(live)
+
+    def _restore(self, live: Live) -> None:
+        """Build a session's run-time state from the journal, and find its host."""
+        record = live.record
+        unfinished = self._journal.unfinished(record.id)
+        live.session = decide.Session((row.id for row in unfinished), link="reconnecting")
+        for row in unfinished:
+            known = self.work.get(row.id)
+            work = known[1] if known else Work(row)
+            work.record, work.pieces = row, None
+            live.work[row.id] = work
+            self.work[row.id] = (live, work)
+        if record.host is None:  # nothing was begun since the last host: what is queued is meant for the next one
+            live.session.link = "absent"
+            live.settled.set()
+            if unfinished:
+                self.handle(live, decide.StartAsked())
+            return
+        if live.host is None:
+            kept = record.host
+            live.host = Host.find(
+                record.id, self._state_dir, kept.pid, kept.start_time, kept.boot_id, kept.scope, record.limits
+            )
+        if live.host is None:
+            self._spawn(self._bury(live, Exit()))
+            return
+        unit = hosts.unit_name(record.name, self._state_dir)
+        if not live.host.scope and live.host.process.is_in_unit(unit):
+            live.host.scope = unit
+        self._listen(live, live.host)
+        self._spawn(self._reconnect(live, live.host))
+
+    async def stop(self) -> None:
+        """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
+        self.is_stopping = True
+        self.feed.close()
+        for _, work in list(self.work.values()):
+            work.release()
+        if self._dies_with_its_unit:
+            doomed = [live for live in self.by_name.values() if live.host is not None and not live.host.scope]
+            budget = self._settings.stop_budget_s
+            await asyncio.gather(*(self.end(live, "daemon_stopped", budget) for live in doomed))
+        for task in list(self._tasks):
+            task.cancel()
+        for live in self.by_name.values():
+            self._disarm(live)
+            if live.host is not None:
+                self._acknowledge(live)
+                live.host.detach()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing runs, waits, starts or is unsettled: the daemon may leave."""
+        return not self.work and all(live.session.link in ("absent", "up") for live in self.by_name.values())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("internal error", exc_info=error)
+
+    # ---- performing what sessions decide ----
+
+    def handle(self, live: Live, event: decide.Event) -> None:
+        """Hand an event to a session and do what it decides. A journal that refuses sends the session back to what
+        the journal knows, and tries again later."""
+        try:
+            self._apply(live, event)
+        except JournalError as error:
+            self._recover(live, error)
+
+    def _apply(self, live: Live, event: decide.Event) -> None:
+        for effect in live.session.handle(event):
+            self._perform(live, effect)
+
+    def _perform(self, live: Live, effect: decide.Effect) -> None:
+        match effect:
+            case decide.Begin(id):
+                self._begin(live, live.work[id])
+            case decide.StartHost():
+                live.settled.clear()
+                live.start_failure = None
+                self._spawn(self._start_host(live))
+            case decide.Watch(id):
+                self._arm(live, live.work[id])
+            case decide.Cancel(ids, reason):
+                for id in ids:
+                    self._settle(live, live.work[id], "cancelled", reason)
+            case decide.Died(id):
+                self._settle(live, live.work[id], "died", live.record.state_reason or "host_died")
+
+    def _begin(self, live: Live, work: Work) -> None:
+        record, row = live.record, work.record
+        if row.started_at is None or record.lost is not None:
+            at = now()
+            with self._journal.atomic():
+                self._journal.start(record, row.id, at, record.lost)
+                if record.lost is not None:
+                    self.update(live, lost=None)
+            work.record = row = replace(row, status="running", started_at=at, lost=record.lost)
+            self.committed()
+        assert live.host is not None
+        work.sent_at = time.monotonic()
+        live.host.execute(row.id, row.command)
+        self._arm(live, work)
+
+    def _arm(self, live: Live, work: Work) -> None:
+        """Start the clock of `timeout_s`, counted from when the command began, by whichever daemon."""
+        row = work.record
+        if row.timeout_s is None or work.timeout is not None:
+            return
+        left = row.timeout_s
+        if not work.sent_at and row.started_at is not None:
+            left -= time.time() - _timestamp(row.started_at)
+        loop = asyncio.get_running_loop()
+        work.timeout = loop.call_later(max(0.0, left), self._timed_out, live, work)
+
+    def _timed_out(self, live: Live, work: Work) -> None:
+        work.timeout = None
+        if work.record.status in UNFINISHED and self.interrupt(live, work, "timeout"):
+            loop = asyncio.get_running_loop()
+            work.timeout = loop.call_later(TIMEOUT_GRACE_S, work.release)
+
+    def _settle(self, live: Live, work: Work, status: Literal["cancelled", "died"], reason: str) -> None:
+        """End an execution that will have no result."""
+        error = None
+        if reason == "host_failed" and live.start_failure:
+            work.failure = live.start_failure
+            error = ErrorValue("HostFailed", live.start_failure, "")
+        row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
+        self._finish(live, work, row)
+        self.forget(live, work)
+        self.committed()
+
+    def forget(self, live: Live, work: Work) -> None:
+        """An execution has ended: release what it holds and those who wait for it."""
+        if work.timeout is not None:
+            work.timeout.cancel()
+            work.timeout = None
+        live.work.pop(work.record.id, None)
+        self.work.pop(work.record.id, None)
+        work.release()
+
+    def update(self, live: Live, **fields: object) -> None:
+        """Change a session's record, in the journal and here."""
+        self._journal.update_session(live.record.id, **fields)
+        live.record = replace(live.record, **fields)
+
+    def committed(self) -> None:
+        """Something new stands in the journal."""
+        self.trouble = None
+        self.feed.wake()
+        self._commits += 1
+        if self._commits % EVENTS_PRUNED_EVERY == 0:
+            self._journal.prune_events(self._settings.events_kept)
+
+    def changed(self, live: Live) -> SessionChanged:
+        record = live.record
+        pid = live.host.pid if live.host is not None else None
+        reason = live.note or record.state_reason
+        return SessionChanged(
+            now(), record.id, record.name, live.session.state, reason, pid, record.limits, record.labels
+        )
+
+    def announce(self, live: Live) -> None:
+        """Tell the feed of a state that no execution's event tells of."""
+        if not live.is_deleted:
+            self._journal.append(self.changed(live))
+            self.committed()
+
+    # ---- interrupt and end ----
+
+    def interrupt(self, live: Live, work: Work, reason: str) -> bool:
+        host = live.host
+        if host is None or work.record.status not in UNFINISHED:
+            return False
+        work.interrupt_reason = reason
+        if not host.interrupt():
+            return False
+        if time.monotonic() - work.sent_at < RESEND_SIGINT_S:
+            loop = asyncio.get_running_loop()
+            loop.call_later(RESEND_SIGINT_S, self._interrupt_again, live, work)
+        return True
+
+    def _interrupt_again(self, live: Live, work: Work) -> None:
+        if live.host is not None and live.session.running == work.record.id:
+            live.host.interrupt()
+
+    async def end(self, live: Live, reason: str, budget_s: float, *, successor: bool = False) -> list[Step]:
+        while live.session.link == "starting":
+            await live.settled.wait()
+        host, at_rest = live.host, live.session.is_at_rest
+        if host is not None:
+            live.settled.clear()
+        self.handle(live, decide.EndAsked(reason, successor))
+        if host is None:
+            return []
+        steps = await host.end(self.scopes if host.scope else None, budget_s, at_rest=at_rest)
+        await live.settled.wait()
+        return steps
+
+    # ---- what hosts say ----
+
+    def _listen(self, live: Live, host: Host) -> None:
+        host.on_frames = lambda frames: self._frames(live, host, frames)
+        host.on_lost = lambda reason: self._lost(live, host, reason)
+        host.on_death = lambda exit: self._dead(live, host, exit)
+
+    def _frames(self, live: Live, host: Host | None, frames: list[HostFrame]) -> None:
+        """Commit what a host has said, then act on it. `host` is None when its log is read after its death."""
+        record, journal = live.record, self._journal
+        fresh: list[HostFrame] = []
+        seq = record.host_seq
+        at = now()
+        try:
+            with journal.atomic():
+                for frame in frames:
+                    if isinstance(frame, Reply):
+                        if host is not None:
+                            host.answered(frame.req, frame.body)
+                        continue
+                    if not isinstance(frame, Took | OutputFrame | InputFrame | ResultFrame | Bye) or frame.seq <= seq:
+                        continue
+                    seq = frame.seq
+                    fresh.append(frame)
+                    self._commit_frame(live, frame, at)
+                if fresh:
+                    counts = [frame.count for frame in fresh if isinstance(frame, ResultFrame)]
+                    if counts:
+                        self.update(live, host_seq=seq, execution_count=record.execution_count + len(counts))
+                    else:
+                        self.update(live, host_seq=seq)
+        except JournalError as error:
+            self._recover(live, error)
+            return
+        if not fresh:
+            return
+        self.committed()
+        for frame in fresh:
+            match frame:
+                case Took(_, id):
+                    live.taken = max(live.taken, id)
+                case InputFrame(_, id):
+                    self.handle(live, decide.InputAsked(id))
+                case ResultFrame(_, id):
+                    live.taken = max(live.taken, id)
+                    work = live.work.get(id)
+                    if work is not None:
+                        self.forget(live, work)
+                    self.handle(live, decide.Ended(id))
+        if host is not None:
+            self._acknowledge_soon(live)
+
+    def _commit_frame(self, live: Live, frame: HostFrame, at: str) -> None:
+        record, journal = live.record, self._journal
+        match frame:
+            case OutputFrame(_, id, stream, offset, text):
+                work = live.work.get(id)
+                if work is None:
+                    journal.append(LateOutput(at, record.id, record.name, stream, text))
+                else:
+                    journal.add_output(record, id, stream, offset, text, at)
+                    work.keep(frame)
+            case InputFrame(_, id, prompt, secret):
+                work = live.work.get(id)
+                if work is not None:
+                    work.secret, work.record = secret, replace(work.record, status="waiting_input")
+                    journal.waiting(id, True)
+                    journal.append(InputRequested(at, record.id, record.name, id, prompt, secret))
+            case ResultFrame():
+                work = live.work.get(frame.id)
+                if work is not None:
+                    self._commit_result(live, work, frame)
+
+    def _commit_result(self, live: Live, work: Work, frame: ResultFrame) -> None:
+        error = frame.error
+        row = replace(
+            work.record,
+            status=frame.status,
+            reason=(work.interrupt_reason or "signal") if frame.status == "interrupted" else None,
+            error=None if error is None else ErrorValue(error.name, error.message, error.traceback),
+            finished_at=iso(frame.at),
+            duration_ms=frame.duration_ms,
+            execution_count=frame.count,
+            displayed=frame.displayed,
+            should_exit=frame.should_exit,
+            dropped_bytes=frame.dropped,
+        )
+        self._finish(live, work, row)
+
+    def _finish(self, live: Live, work: Work, row: ExecutionRecord) -> None:
+        self._journal.finish(
+            live.record,
+            row.id,
+            status=row.status,
+            reason=row.reason,
+            error=row.error,
+            execution_count=row.execution_count,
+            finished_at=row.finished_at or now(),
+            duration_ms=row.duration_ms,
+            displayed=row.displayed,
+            should_exit=row.should_exit,
+            dropped_bytes=row.dropped_bytes,
+        )
+        work.record = row
+
+    def _acknowledge_soon(self, live: Live) -> None:
+        if live.record.host_seq - live.acknowledged >= ACK_FRAMES:
+            self._acknowledge(live)
+        elif live.ack_timer is None:
+            live.ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge, live)
+
+    def _acknowledge(self, live: Live) -> None:
+        if live.ack_timer is not None:
+            live.ack_timer.cancel()
+            live.ack_timer = None
+        if live.host is not None and live.record.host_seq > live.acknowledged:
+            live.acknowledged = live.record.host_seq
+            live.host.acknowledge(live.acknowledged)
+
+    def _disarm(self, live: Live) -> None:
+        for work in live.work.values():
+            if work.timeout is not None:
+                work.timeout.cancel()
+                work.timeout = None
+
+    def _recover(self, live: Live, error: JournalError) -> None:
+        """The journal refused: nothing was decided. Go back to what it knows; the host keeps its log meanwhile."""
+        log.error("session %s: %s", live.record.name, error.message)
+        self.trouble = error.message
+        if self.is_stopping:
+            return
+        if live.host is not None:
+            live.host.disconnect()
+        live.session.link = "reconnecting"
+        self._spawn(self._restore_later(live, live.host))
+
+    async def _restore_later(self, live: Live, host: Host | None) -> None:
+        await asyncio.sleep(RECOVER_S)
+        if live.host is host and not live.is_deleted:
+            self._disarm(live)
+            live.record = next(row for row in self._journal.sessions() if row.id == live.record.id)
+            live.work.clear()
+            self._restore(live)
+
+    # ---- hosts: start, reconnect, death ----
+
+    async def connect_scopes(self) -> None:
+        """Ask once whether a user manager answers."""
+        if self._scopes_asked is None:
+            self._scopes_asked = self._spawn(self._ask_for_scopes())
+        await asyncio.shield(self._scopes_asked)
+
+    async def _ask_for_scopes(self) -> None:
+        from omega_sessiond.systemd import Scopes
+
+        found = await Scopes.connect()
+        if isinstance(found, str):
+            self._no_scopes_reason = found
+            log.info("sessions get no scope of their own: %s", found)
+        else:
+            self.scopes = found
+
+    async def _start_host(self, live: Live) -> None:
+        record, settings = live.record, self._settings
+        host: Host | None = None
+        try:
+            async with self._births:
+                launch = Launch.load(paths.launch_file(self._state_dir, record.id))
+                host = Host.birth(launch, self._state_dir, self._trouble_fd, self._umask, record.limits)
+                live.host = host
+                process = host.process
+                kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
+                self.update(live, host=kept, host_seq=0, state_reason=None)
+                live.taken = live.acknowledged = 0
+                live.note = None
+                await self.connect_scopes()
+                self._listen(live, host)
+                host.on_death = lambda exit: None
+                if self.scopes is not None:
+                    await self._enter_scope(live, host, self.scopes)
+                hello = await host.connect(0, settings.host_start_s)
+            kept = HostRecord(*hosts.record_fields(process), scope=host.scope, engine_version=hello.engine_version)
+            self.update(live, host=kept)
+            self.note_limits(live)
+        except OmegaError as error:
+            await self._start_failed(live, host, error)
+            return
+        self._listen(live, host)
+        self.handle(live, decide.HostStarted())
+        live.settled.set()
+        self.announce(live)
+        if process.exit is not None:
+            self._dead(live, host, process.exit)
+
+    async def _enter_scope(self, live: Live, host: Host, scopes: hosts.Scopes) -> None:
+        record = live.record
+        unit = hosts.unit_name(record.name, self._state_dir)
+        try:
+            await host.enter_scope(scopes, unit, f"omega session {record.name}", self._settings.stop_budget_s)
+        except OmegaError as error:
+            if host.process.exit is not None:
+                raise HostFailed("The session's process ended at once") from None
+            live.note = f"not in a scope of its own: {error.message}"
+            log.warning("session %s: %s", record.name, live.note)
+
+    def note_limits(self, live: Live) -> None:
+        limited = live.record.limits != Limits()
+        if live.host is not None and limited and not live.host.scope:
+            live.note = f"limits are not enforced: {self._no_scopes_reason}"
+        elif live.note is not None and live.note.startswith("limits"):
+            live.note = None
+
+    async def _start_failed(self, live: Live, host: Host | None, error: OmegaError) -> None:
+        message = error.message
+        if host is not None:
+            host.process.signal_group(9)
+            await host.process.ended(None)
+            trouble = host.birth_trouble(self._state_dir)
+            message = f"{live.record.python} did not become a session: {trouble or error.message}"
+            if self.scopes is not None and host.scope:
+                await self.scopes.stop(host.scope)
+        log.warning("session %s: %s", live.record.name, message)
+        live.host, live.start_failure = None, message
+        self.update(live, host=None, host_seq=0, state_reason=f"could not be started: {message}")
+        self.handle(live, decide.StartFailed())
+        live.settled.set()
+        self.announce(live)
+
+    def _lost(self, live: Live, host: Host, reason: str) -> None:
+        """A connection ended. Whether the host did too is the pidfd's to say."""
+        if live.host is not host or self.is_stopping:
+            return
+        log.debug("session %s: %s", live.record.name, reason)
+        self.handle(live, decide.HostUnreachable())
+        self._spawn(self._reconnect(live, host))
+
+    async def _reconnect(self, live: Live, host: Host) -> None:
+        """Speak to a host that was there before; try for as long as it lives."""
+        pause, longest = RECONNECT_S
+        while live.host is host and host.process.exit is None:
+            try:
+                hello = await host.connect(live.record.host_seq, None)
+            except HostFailed as error:
+                live.note = error.message
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
+                continue
+            if not host.speaks_our_wire:
+                live.note = (
+                    f"its process speaks wire {hello.wire}, this daemon wire {wire.WIRE}: "
+                    "use the version that started it, or 'omegactl restart' to start it anew"
+                )
+                self.announce(live)
+                return
+            live.note = None
+            self.note_limits(live)
+            live.taken = max(live.taken, hello.last_taken)
+            waiting = any(work.record.status == "waiting_input" for work in live.work.values())
+            self.handle(live, decide.HostAdopted(hello.last_taken, waiting and hello.running != 0))
+            live.settled.set()
+            self.announce(live)
+            return
+
+    def _dead(self, live: Live, host: Host, exit: Exit) -> None:
+        if live.host is host and not self.is_stopping:
+            self._spawn(self._bury(live, exit))
+
+    async def _bury(self, live: Live, exit: Exit) -> None:
+        """Read what a dead host left, say why it died and what went with it, and clear its place."""
+        record, host = live.record, live.host
+        self.handle(live, decide.HostUnreachable())  # what its log still holds must not begin anything new
+        last_taken, bye = live.taken, host.bye if host is not None else None
+        batch: list[HostFrame] = []
+        for number, raw in enumerate(wire.read_log(paths.host_log(self._state_dir, record.id))):
+            try:
+                frame = msgspec.convert(raw, HostFrame)
+            except msgspec.ValidationError:
+                continue
+            if isinstance(frame, Took):
+                last_taken = max(last_taken, frame.id)
+            bye = frame.reason if isinstance(frame, Bye) else bye
+            batch.append(frame)
+            if number % 256 == 255:
+                self._frames(live, None, batch)
+                batch = []
+                await asyncio.sleep(0)
+        self._frames(live, None, batch)
+        scope = host.scope if host is not None else record.host.scope if record.host is not None else ""
+        await self._clear_scope(live, scope)
+        reason = self._why(live, host, exit, bye)
+        log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
+        used = last_taken > 0
+        lost = Lost("all", reason) if used else record.lost
+        live.host, live.note = None, None
+        try:
+            # One commit: a crash between the two would take what died with the host for work that nobody has begun.
+            with self._journal.atomic():
+                self.update(live, host=None, host_seq=0, state_reason=reason, lost=lost)
+                self._apply(live, decide.HostGone(last_taken))
+        except JournalError as error:
+            self._recover(live, error)
+            return
+        _unlink(paths.host_socket(self._state_dir, record.id))
+        _unlink(paths.host_log(self._state_dir, record.id))
+        if live.session.link == "absent":
+            live.settled.set()
+            self.announce(live)
+
+    async def _clear_scope(self, live: Live, scope: str) -> None:
+        """What the host left running goes with it; its successor needs the name."""
+        if not scope:
+            return
+        await self.connect_scopes()
+        if self.scopes is not None:
+            try:
+                await self.scopes.stop(scope)
+            except OmegaError as error:
+                log.warning("session %s: cannot clear %s: %s", live.record.name, scope, error.message)
+
+    def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> str:
+        if host is not None:
+            return host.describe_death(exit, bye, None).reason
+        if bye is not None:
+            return f"left: {bye}"
+        kept = live.record.host
+        if kept is not None and kept.boot_id != boot_id():
+            return "the machine was restarted"
+        return "its process ended while no daemon watched, cause unknown"
+
+
+def _timestamp(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,68 @@
+"""One session at run time: its record, its decisions, its host, and the work it has not finished.
+
+Data and nothing else; the service is what moves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from omega_sessiond.host import Host
+from omega_sessiond.journal import ExecutionRecord, Piece, SessionRecord
+from omega_sessiond.messages import OutputFrame
+from omega_sessiond.session import Session
+
+KEPT_IN_MEMORY = 256 * 1024
+"""Characters of a running execution's output that are kept at hand, so that most replies read nothing back. One
+reply's worth for most commands; more would be memory for every running session."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One unfinished execution. `pieces` is its output so far, None once that is only in the journal."""
+
+    record: ExecutionRecord
+    pieces: list[Piece] | None = field(default_factory=list)
+    size: int = 0
+    sent_at: float = 0.0
+    timeout: asyncio.TimerHandle | None = None
+    interrupt_reason: str | None = None
+    secret: bool = False
+    failure: str | None = None
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def keep(self, frame: OutputFrame) -> None:
+        """Remember a piece of output, as long as it is little."""
+        if self.pieces is None:
+            return
+        self.size += len(frame.text)
+        if self.size > KEPT_IN_MEMORY:
+            self.pieces = None
+        else:
+            self.pieces.append((frame.s, frame.off, frame.text))
+
+    def release(self) -> None:
+        """Tell everyone who waits to look."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+@dataclass(slots=True)
+class Live:
+    """One session. `taken` is the last execution its present host is known to have begun."""
+
+    record: SessionRecord
+    session: Session
+    host: Host | None = None
+    work: dict[int, Work] = field(default_factory=dict)
+    taken: int = 0
+    note: str | None = None
+    acknowledged: int = 0
+    ack_timer: asyncio.TimerHandle | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    start_failure: str | None = None
+    oom_kills: int | None = None
+    is_deleted: bool = False

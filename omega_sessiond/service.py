@@ -1,0 +1,654 @@
+"""The use-cases: what can be done with sessions, whoever asks. Knows no HTTP; how sessions are
+kept going is the keeper's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from omega_sessiond import __version__, paths, views
+from omega_sessiond import host as hosts
+from omega_sessiond import session as decide
+from omega_sessiond.config import Settings
+from omega_sessiond.errors import (
+    EngineUnavailable,
+    ExecutionNotFound,
+    HostFailed,
+    IdempotencyConflict,
+    InvalidField,
+    InvalidName,
+    JournalError,
+    NotWaitingInput,
+    QueueFull,
+    SessionBusy,
+    SessionExists,
+    SessionNotFound,
+    Stopping,
+)
+from omega_sessiond.host import Launch
+from omega_sessiond.journal import ExecutionRecord, Journal, SessionRecord
+from omega_sessiond.keeper import Keeper
+from omega_sessiond.live import Live, Work
+from omega_sessiond.messages import (
+    NAME_PATTERN,
+    UNFINISHED,
+    CompleteReply,
+    CompleteRequest,
+    Counts,
+    CreateOptions,
+    CreateSession,
+    EndRequest,
+    Engine,
+    ExecuteRequest,
+    Execution,
+    Health,
+    InputAnswered,
+    InputRequest,
+    InspectReply,
+    InterruptRequest,
+    IsCompleteReply,
+    IsCompleteRequest,
+    Limits,
+    OutputMatches,
+    OutputPiece,
+    PatchSession,
+    Server,
+    SessionCreated,
+    SessionDeleted,
+    Step,
+    Stopped,
+    Usage,
+    now,
+)
+from omega_sessiond.messages import Session as SessionView
+
+log = logging.getLogger("omega_sessiond.service")
+
+FIND_LIMIT = 1000
+
+
+class Service:
+    """All sessions of one state directory."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        *,
+        activation: Literal["systemd", "client", "foreground"],
+        trouble_fd: int = 2,
+        nofile: tuple[int, int] | None = None,
+        umask: int = 0o022,
+        dies_with_its_unit: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._activation = activation
+        self._nofile = nofile
+        self._state_dir = settings.state_dir
+        self._started_at = now()
+        self._keeper = Keeper(
+            settings, journal, trouble_fd=trouble_fd, umask=umask, dies_with_its_unit=dies_with_its_unit
+        )
+
+    async def start(self) -> None:
+        """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
+        self._keeper.start()
+
+    async def stop(self) -> None:
+        """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
+        await self._keeper.stop()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing runs, waits, starts or is unsettled: the daemon may leave."""
+        return self._keeper.is_quiet
+
+    # ---- sessions ----
+
+    def _find(self, name: str) -> Live:
+        live = self._keeper.by_name.get(name)
+        if live is None:
+            _check_name(name)
+            raise SessionNotFound
+        if live.is_deleted:
+            raise SessionBusy(f"Session '{name}' is being deleted", hint="Try again in a moment.")
+        return live
+
+    def sessions(
+        self,
+        state: str | None = None,
+        label: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> list[SessionView]:
+        """All sessions by name; `label` is `key` or `key=value`, `after` the name the page before ended with."""
+        key, has_value, value = (label or "").partition("=")
+        found: list[SessionView] = []
+        for name in sorted(self._keeper.by_name):
+            live = self._keeper.by_name[name]
+            labels = live.record.labels
+            if after is not None and name <= after:
+                continue
+            if state is not None and live.session.state != state:
+                continue
+            if key and (key not in labels or (has_value and labels[key] != value)):
+                continue
+            if limit is not None and len(found) >= limit:
+                break
+            found.append(self._view(live))
+        return found
+
+    def session(self, name: str) -> SessionView:
+        """One session, with what it uses now."""
+        live = self._find(name)
+        return self._view(live, self._usage(live))
+
+    def _view(self, live: Live, usage: Usage | None = None) -> SessionView:
+        record = live.record
+        return SessionView(
+            id=record.id,
+            name=record.name,
+            engine=record.engine,
+            state=live.session.state,
+            state_reason=live.note or record.state_reason,
+            pid=live.host.pid if live.host is not None else None,
+            python=record.python,
+            cwd=record.cwd,
+            created_at=record.created_at,
+            last_used_at=record.last_used_at,
+            execution_count=record.execution_count,
+            queue_length=len(live.session.queue),
+            running_execution_id=live.session.running,
+            limits=record.limits,
+            usage=usage,
+            labels=record.labels,
+            checkpoint=None,
+            parent=None,
+        )
+
+    def _usage(self, live: Live) -> Usage | None:
+        if live.host is None:
+            return None
+        from omega_sessiond.usage import sample
+
+        return sample(live.host.pid)
+
+    async def create(self, request: CreateSession) -> SessionView:
+        """Make a session and its host. Raises SessionExists, EngineUnavailable, InvalidField, HostFailed."""
+        if request.name in self._keeper.by_name:
+            raise SessionExists(f"Session '{request.name}' exists already")
+        live = self._create(request.name, request)
+        self._keeper.handle(live, decide.StartAsked())
+        try:
+            await live.settled.wait()
+            if live.start_failure is not None:
+                raise HostFailed(live.start_failure)
+        except HostFailed:
+            if not live.work and live.session.link == "absent":
+                self._remove(live)
+            raise
+        return self._view(live)
+
+    def _create(self, name: str, options: CreateOptions) -> Live:
+        self._refuse_when_stopping()
+        _check_name(name)
+        if options.engine != "python":
+            raise EngineUnavailable(f"There is no engine '{options.engine}' here")
+        settings = self._settings
+        env = hosts.scrub(dict(os.environ)) if options.env is None else options.env
+        python = options.python or settings.python or hosts.base_python()
+        found = shutil.which(os.path.expanduser(python), path=env.get("PATH"))
+        if found is None:
+            raise EngineUnavailable(
+                f"There is no interpreter '{python}'", hint="Name an executable file, or leave `python` out."
+            )
+        cwd = options.cwd or env.get("HOME") or paths.home()
+        if not os.path.isdir(cwd):
+            raise InvalidField(f"The directory '{cwd}' does not exist", hint="Name an existing directory in `cwd`.")
+        for key, value in env.items():
+            if not key or "=" in key or "\0" in key + value:
+                raise InvalidField("`env` holds a name or value no environment can hold")
+        limits = options.limits or Limits()
+        limits = Limits(
+            limits.memory_bytes or settings.memory_max_bytes,
+            limits.tasks or settings.tasks_max,
+            limits.cpu_weight or settings.cpu_weight,
+        )
+        id = secrets.token_hex(6)
+        at = now()
+        record = SessionRecord(
+            id=id,
+            name=name,
+            engine=options.engine,
+            python=os.path.abspath(found),
+            cwd=cwd,
+            created_at=at,
+            last_used_at=at,
+            execution_count=0,
+            limits=limits,
+            labels=dict(options.labels),
+            state_reason=None,
+            lost=None,
+            host=None,
+            host_seq=0,
+        )
+        launch = Launch(
+            session=id,
+            name=name,
+            engine=options.engine,
+            python=os.path.abspath(found),
+            cwd=cwd,
+            env=env,
+            log=paths.host_log(self._state_dir, id),
+            head_bytes=settings.output_head_bytes,
+            tail_bytes=settings.output_tail_bytes,
+            nofile=self._nofile,
+        )
+        directory = paths.session_dir(self._state_dir, id)
+        os.makedirs(directory, mode=0o700)
+        launch.save(paths.launch_file(self._state_dir, id))
+        try:
+            self._journal.add_session(record, SessionCreated(at, id, name, options.engine, record.labels))
+        except JournalError:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        live = Live(record, decide.Session())
+        live.settled.set()
+        self._keeper.by_name[name] = live
+        self._keeper.committed()
+        return live
+
+    async def patch(self, name: str, request: PatchSession) -> SessionView:
+        """Change limits, at once also those of the running host, and labels."""
+        live = self._find(name)
+        record = live.record
+        limits, labels = record.limits, record.labels
+        if request.limits is not msgspec.UNSET:
+            merged = msgspec.structs.asdict(limits) | request.limits
+            try:
+                limits = msgspec.convert(merged, Limits)
+            except msgspec.ValidationError as error:
+                raise InvalidField(f"Wrong limit: {error}") from None
+        if request.labels is not msgspec.UNSET:
+            labels = dict(request.labels)
+        host = live.host
+        if limits != record.limits and host is not None:
+            if host.scope and self._keeper.scopes is None:
+                await self._keeper.connect_scopes()
+            if host.scope and self._keeper.scopes is not None:
+                await self._keeper.scopes.set_limits(host.scope, limits)
+            host.limits = limits
+        with self._journal.atomic():
+            self._keeper.update(live, limits=limits, labels=labels)
+            self._keeper.note_limits(live)
+            self._journal.append(self._keeper.changed(live))
+        self._keeper.committed()
+        return self._view(live)
+
+    async def delete(self, name: str, request: EndRequest) -> None:
+        """End the host, then remove the session with its history."""
+        live = self._find(name)
+        live.is_deleted = True
+        await self._keeper.end(live, "deleted", self._budget(request))
+        if self._keeper.by_name.get(name) is live:
+            self._remove(live)
+
+    def _remove(self, live: Live) -> None:
+        record = live.record
+        live.is_deleted = True
+        for work in list(live.work.values()):
+            work.record = replace(work.record, status="cancelled", reason="deleted")
+            self._keeper.forget(live, work)
+        self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
+        del self._keeper.by_name[record.name]
+        shutil.rmtree(paths.session_dir(self._state_dir, record.id), ignore_errors=True)
+        _unlink(paths.host_socket(self._state_dir, record.id))
+        self._keeper.committed()
+
+    # ---- executions ----
+
+    def submit(self, name: str, request: ExecuteRequest) -> int:
+        """Commit a command to its session and set it going. Returns its execution's id, or that of the execution that
+        holds the same idempotency key."""
+        self._refuse_when_stopping()
+        live = self._keeper.by_name.get(name)
+        if live is None:
+            if request.create is False:
+                self._find(name)
+            live = self._create(name, CreateOptions() if request.create is True else _options(request.create))
+        else:
+            self._find(name)
+        record, session = live.record, live.session
+        key = request.idempotency_key
+        if key is not None and (earlier := self._journal.by_key(record.id, key)) is not None:
+            if earlier.command != request.command:
+                raise IdempotencyConflict(f"The key '{key}' belongs to another command, execution {earlier.id}")
+            return earlier.id
+        if len(session.queue) >= self._settings.max_queue:
+            raise QueueFull(f"{len(session.queue)} commands wait in session '{name}' already")
+        at = now()
+        begins = session.is_ready and record.lost is None
+        try:
+            id = self._journal.queue(
+                record, request.command, at=at, started=begins, idempotency_key=key, timeout_s=request.timeout_s
+            )
+        except JournalError as error:
+            self._keeper.trouble = error.message
+            raise
+        live.record = replace(record, last_used_at=at)
+        work = Work(
+            ExecutionRecord(
+                id=id,
+                session_id=record.id,
+                command=request.command,
+                status="running" if begins else "queued",
+                reason=None,
+                error=None,
+                execution_count=None,
+                queued_at=at,
+                started_at=at if begins else None,
+                finished_at=None,
+                duration_ms=None,
+                timeout_s=request.timeout_s,
+                displayed=False,
+                should_exit=False,
+                dropped_bytes=0,
+                output_bytes=0,
+                resumed_from=None,
+                lost=None,
+                idempotency_key=key,
+            )
+        )
+        live.work[id] = work
+        self._keeper.work[id] = (live, work)
+        self._keeper.committed()
+        self._keeper.handle(live, decide.Submitted(id))
+        return id
+
+    async def finished(
+        self, name: str, execution_id: int, wait_s: float | None, max_output: int | None = None
+    ) -> Execution:
+        """The execution once it has ended, or as it is after `wait_s`. Raises HostFailed when it never began because
+        its session's process could not be started."""
+        entry = self._keeper.work.get(execution_id)
+        if entry is None:
+            return self.execution(name, execution_id, max_output)
+        work = entry[1]
+        if work.record.status in UNFINISHED and not self._keeper.is_stopping and wait_s != 0:
+            loop = asyncio.get_running_loop()
+            waiter = loop.create_future()
+            work.waiters.append(waiter)
+            timer = None if wait_s is None else loop.call_later(wait_s, _release, waiter)
+            try:
+                await waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                if not waiter.done():
+                    work.waiters.remove(waiter)
+        if work.failure is not None:
+            raise HostFailed(work.failure, hint="GET the session to see how it is started; 'restart' tries again.")
+        return self._execution(work.record, name, max_output, work)
+
+    def _row(self, live: Live, execution_id: int) -> ExecutionRecord:
+        row = self._journal.execution(live.record.id, execution_id)
+        if row is None:
+            raise ExecutionNotFound(f"Session '{live.record.name}' has no execution {execution_id}")
+        return row
+
+    def _execution(self, row: ExecutionRecord, name: str, max_output: int | None, work: Work | None) -> Execution:
+        bound = views.DEFAULT_MAX_OUTPUT if max_output is None else max_output
+        if work is not None and work.pieces is not None and work.size * 4 <= bound:
+            return views.execution(row, name, views.Pieces(work.pieces))
+        if work is not None:
+            stored = self._journal.execution(row.session_id, row.id)
+            row = row if stored is None else replace(row, output_bytes=stored.output_bytes)
+        head = bound // 2
+        pieces = self._journal.output(row.id, head, bound - head)
+        shown = sum(len(text.encode()) for _, _, text in pieces)
+        return views.execution(row, name, views.Pieces(pieces, max(0, row.output_bytes - row.dropped_bytes - shown)))
+
+    def abandoned(self, execution_id: int) -> None:
+        """The only client of an execution with `on_disconnect: interrupt` has gone."""
+        entry = self._keeper.work.get(execution_id)
+        if entry is None:
+            return
+        live, work = entry
+        if execution_id in live.session.queue:
+            self._keeper.handle(live, decide.Withdrawn(execution_id))
+        else:
+            self._keeper.interrupt(live, work, "disconnect")
+
+    def execution(self, name: str, execution_id: int, max_output: int | None = None) -> Execution:
+        live = self._find(name)
+        work = live.work.get(execution_id)
+        row = work.record if work is not None else self._row(live, execution_id)
+        return self._execution(row, name, max_output, work)
+
+    async def wait(self, name: str, execution_id: int, wait_s: float, max_output: int | None = None) -> Execution:
+        """Like `execution`, after it has ended or `wait_s` have passed."""
+        self.execution(name, execution_id, 0)
+        try:
+            return await self.finished(name, execution_id, wait_s, max_output)
+        except HostFailed:
+            return self.execution(name, execution_id, max_output)
+
+    def executions(self, name: str, after: int, limit: int, max_output: int | None = None) -> list[Execution]:
+        """History, oldest first, from the id after `after` on."""
+        live = self._find(name)
+        rows = self._journal.executions(live.record.id, after, limit)
+        return [self._execution(row, name, max_output, None) for row in rows]
+
+    def output(self, name: str, execution_id: int, offset: int, limit: int) -> OutputPiece:
+        """A piece of the whole output, in bytes of its UTF-8."""
+        row = self._row(self._find(name), execution_id)
+        text, start, following = self._journal.piece(execution_id, offset, limit)
+        done = row.status not in UNFINISHED and following >= row.output_bytes
+        return OutputPiece(start, text, following, row.output_bytes, row.dropped_bytes, done)
+
+    def find_output(self, name: str, execution_id: int, text: str) -> OutputMatches:
+        """Where a literal text stands in the whole output."""
+        if not text:
+            raise InvalidField("`find` must not be empty")
+        self._row(self._find(name), execution_id)
+        offsets = self._journal.find(execution_id, text, FIND_LIMIT + 1)
+        return OutputMatches(text, offsets[:FIND_LIMIT], len(offsets) > FIND_LIMIT)
+
+    def follow(self, since: int | None, *, forever: bool = True) -> AsyncIterator[bytes]:
+        """Every event after `since` (None: from now on) as NDJSON, in chunks of whole lines."""
+        return self._keeper.feed.follow(since, forever=forever)
+
+    def follow_execution(self, name: str, execution_id: int, max_output: int | None = None) -> AsyncIterator[bytes]:
+        """The events of one execution from its first to its end, which carries the whole execution."""
+        self.execution(name, execution_id, 0)
+        return self._keeper.feed.follow_execution(
+            execution_id,
+            lambda: execution_id not in self._keeper.work,
+            lambda: msgspec.json.encode(self.execution(name, execution_id, max_output)),
+        )
+
+    # ---- interrupt, end, input ----
+
+    async def interrupt(self, name: str, request: InterruptRequest) -> Stopped:
+        """Interrupt what runs, or take back what is queued. Never waits for the queue; what has ended is left alone."""
+        live = self._find(name)
+        id = request.execution_id
+        if id is not None and id in live.session.queue and live.work[id].record.status == "queued":
+            self._keeper.handle(live, decide.Withdrawn(id))
+            return self._stopped(live, id, [], True, "It was queued and has been taken back.")
+        if id is not None:
+            row = live.work[id].record if id in live.work else self._row(live, id)
+            if row.status not in UNFINISHED:
+                return self._stopped(live, id, [], True, f"It had ended already ({row.status}).")
+        running = self._running(live)
+        if running is None or live.host is None:
+            return self._stopped(live, id, [], True, "Nothing is running.")
+        at = now()
+        if not self._keeper.interrupt(live, running, "user"):
+            return self._stopped(live, running.record.id, [], False, "Its process is gone.")
+        await self._ended(running, request.wait_s)
+        yielded = running.record.status not in UNFINISHED
+        note = (
+            "It yielded."
+            if yielded
+            else f"It has not yielded yet and goes on. 'omegactl kill {name}' ends the session's process."
+        )
+        return self._stopped(live, running.record.id, [Step("SIGINT", at, yielded)], True, note)
+
+    def _running(self, live: Live) -> Work | None:
+        """What the host is at, as far as we know, also while it is out of reach."""
+        if live.session.running is not None:
+            return live.work.get(live.session.running)
+        return next((work for work in live.work.values() if work.record.status in ("running", "waiting_input")), None)
+
+    async def _ended(self, work: Work, wait_s: float) -> None:
+        if work.record.status in UNFINISHED and wait_s > 0:
+            waiter = asyncio.get_running_loop().create_future()
+            work.waiters.append(waiter)
+            await asyncio.wait([waiter], timeout=wait_s)
+            if waiter in work.waiters:
+                work.waiters.remove(waiter)
+
+    def _stopped(self, live: Live, id: int | None, steps: list[Step], kept: bool, note: str) -> Stopped:
+        execution = None if id is None or live.is_deleted else self.execution(live.record.name, id)
+        return Stopped(self._view(live), execution, steps, kept, note)
+
+    def _budget(self, request: EndRequest) -> float:
+        return self._settings.stop_budget_s if request.budget_s is None else request.budget_s
+
+    async def kill(self, name: str, request: EndRequest) -> Stopped:
+        """End the session's process; its name and history stay, its variables go."""
+        live = self._find(name)
+        running = live.session.running
+        steps = await self._keeper.end(live, "killed", self._budget(request))
+        note = "Its process has ended; the next command starts a new one." if steps else "It had no process."
+        return self._stopped(live, running, steps, not steps, note)
+
+    async def restart(self, name: str, request: EndRequest) -> Stopped:
+        """End the session's process and start a new one."""
+        live = self._find(name)
+        running = live.session.running
+        steps = await self._keeper.end(live, "restarted", self._budget(request), successor=True)
+        await live.settled.wait()
+        if live.start_failure is not None:
+            raise HostFailed(live.start_failure)
+        return self._stopped(live, running, steps, not steps, "A new process has been started.")
+
+    async def input(self, name: str, request: InputRequest) -> Execution:
+        """Answer the input() an execution waits in."""
+        live = self._find(name)
+        id = request.execution_id
+        work = live.work.get(id)
+        if work is None:
+            self._row(live, id)
+        if work is None or live.host is None or live.session.running != id or not live.session.waiting:
+            raise NotWaitingInput(f"Execution {id} does not wait for input")
+        text = None if work.secret else request.text
+        with self._journal.atomic():
+            self._journal.waiting(id, False)
+            self._journal.append(InputAnswered(now(), live.record.id, name, id, text))
+        work.record = replace(work.record, status="running")
+        self._keeper.committed()
+        self._keeper.handle(live, decide.InputGiven(id))
+        live.host.give_input(id, request.text)
+        return self.execution(name, id)
+
+    # ---- questions to an engine at rest ----
+
+    async def complete(self, name: str, request: CompleteRequest) -> CompleteReply:
+        return msgspec.convert(await self._question(name, "complete", request), CompleteReply)
+
+    async def inspect(self, name: str, request: CompleteRequest) -> InspectReply:
+        return msgspec.convert(await self._question(name, "inspect", request), InspectReply)
+
+    async def is_complete(self, name: str, request: IsCompleteRequest) -> IsCompleteReply:
+        return msgspec.convert(await self._question(name, "is_complete", request), IsCompleteReply)
+
+    async def _question(self, name: str, kind: str, request: CompleteRequest | IsCompleteRequest) -> dict[str, Any]:
+        live = self._find(name)
+        if live.session.link == "starting":
+            await live.settled.wait()
+        if live.session.state == "dead":
+            raise SessionBusy(f"Session '{name}' has no process to ask", hint="Run a command or restart it first.")
+        if not live.session.is_at_rest or live.host is None:
+            raise SessionBusy(f"Session '{name}' is {live.session.state}")
+        fields = msgspec.structs.asdict(request)
+        if fields.get("cursor", 0) is None:
+            fields["cursor"] = len(request.code)
+        return await live.host.ask(kind, **fields)
+
+    # ---- the server itself ----
+
+    def health(self) -> Health:
+        return Health("ok") if self._keeper.trouble is None else Health("degraded", self._keeper.trouble)
+
+    def server(self) -> Server:
+        lives = self._keeper.by_name.values()
+        states = [live.session.state for live in lives]
+        counts = Counts(
+            sessions=len(states),
+            live=sum(live.host is not None for live in lives),
+            busy=sum(state in ("busy", "waiting_input") for state in states),
+            queued=sum(len(live.session.queue) for live in lives),
+        )
+        return Server(
+            version=__version__,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            activation=self._activation,
+            scopes=self._keeper.scopes is not None,
+            state_dir=self._state_dir,
+            config_file=paths.config_file(),
+            settings=msgspec.structs.asdict(self._settings),
+            counts=counts,
+        )
+
+    def engines(self) -> list[Engine]:
+        """The engines of this machine."""
+        python = self._settings.python or hosts.base_python()
+        found = shutil.which(os.path.expanduser(python))
+        why = None if found else f"there is no interpreter '{python}'"
+        return [Engine("python", found is not None, found, None, why)]
+
+    def _refuse_when_stopping(self) -> None:
+        if self._keeper.is_stopping:
+            raise Stopping("The daemon is stopping")
+
+
+def _check_name(name: str) -> None:
+    if re.match(NAME_PATTERN, name) is None:
+        shown = name if len(name) <= 80 else name[:80] + "…"
+        raise InvalidName(f"{shown!r} is not a session name")
+
+
+def _options(create: bool | CreateOptions) -> CreateOptions:
+    return create if isinstance(create, CreateOptions) else CreateOptions()
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _timestamp(at: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(at).timestamp()
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
