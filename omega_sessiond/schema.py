@@ -3,9 +3,12 @@
 A migration, once released, is never edited: journals in the field were made by it. A change is a new number at the
 end of MIGRATIONS; tests/data holds a journal of every version, which must load for ever.
 
-How the tables serve the two commits of an execute, where each touched page costs as much as a statement:
-- Events of a command and of its output carry no body: their text stands once, in `executions` and `output`.
+How the tables serve the two commits of an execute, in which each page that is touched costs more than a statement:
+- An execution's own events and those of output are rows without a body: what they say stands once, in `executions`
+  and `output`, and they are told from there. So an execution's events need no index, and pruning loses none of them.
 - `output` is clustered by (execution_id, offset), the order it is read in; it needs no second index.
+- No index tells the unfinished executions; `sessions.finished_up_to` bounds the search for them instead.
+- A session's last use is that of its newest execution; queueing does not touch its row.
 - CHECK lists are chains of OR: an IN list of more than two values builds a temporary table at every statement.
 - Wide columns stand last, so that reading the others does not walk their overflow pages.
 """
@@ -42,12 +45,15 @@ _MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
                 state_reason TEXT,
                 lost TEXT CHECK (lost IS NULL OR json_valid(lost)),
                 host TEXT CHECK (host IS NULL OR json_valid(host)),
-                host_seq INTEGER NOT NULL CHECK (host_seq >= 0)
+                host_seq INTEGER NOT NULL CHECK (host_seq >= 0),
+                finished_up_to INTEGER NOT NULL DEFAULT 0    -- no execution up to this id is unfinished; lags behind
             ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TABLE executions (
                 id INTEGER PRIMARY KEY,    -- that of its execution_queued event
+                started_event_id INTEGER,
+                finished_event_id INTEGER,
                 session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
                 status TEXT NOT NULL CHECK (
                     status = 'queued' OR status = 'running' OR status = 'waiting_input' OR status = 'ok'
@@ -72,7 +78,6 @@ _MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             ) STRICT
             """,
             "CREATE INDEX executions_of_session ON executions (session_id)",
-            "CREATE INDEX executions_unfinished ON executions (session_id) WHERE finished_at IS NULL",
             """
             CREATE UNIQUE INDEX executions_by_key ON executions (session_id, idempotency_key)
             WHERE idempotency_key IS NOT NULL
@@ -94,10 +99,10 @@ _MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             CREATE TABLE events (
                 id INTEGER PRIMARY KEY AUTOINCREMENT,
                 session_id TEXT NOT NULL,
-                execution_id INTEGER,
-                output_offset INTEGER,    -- of an output event: with execution_id, where its text stands
-                body BLOB,                -- JSON; NULL for output, and for execution_queued (its execution has the id)
-                CHECK (output_offset IS NULL OR (execution_id IS NOT NULL AND body IS NULL))
+                execution_id INTEGER,     -- NULL for execution_queued, whose execution has its id
+                output_offset INTEGER,    -- of an output event: where its text stands
+                body BLOB,                -- the JSON of every other event than those told from their tables
+                CHECK (body IS NULL OR output_offset IS NULL)
             ) STRICT
             """,
             """

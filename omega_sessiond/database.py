@@ -1,0 +1,225 @@
+"""One SQLite file of ours: how it is made, opened and checked, its transaction, and its errors as errors of ours.
+
+Knows no table; schema.py brings those up to date and journal.py uses them. Every JournalError raised here names the
+file and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Any
+
+from omega_sessiond import __version__, schema
+from omega_sessiond.errors import JournalCorrupt, JournalError, JournalFull, JournalReadOnly, JournalTooNew
+
+BUSY_TIMEOUT_MS = 1000
+"""Only a stranger (a backup, the sqlite3 shell) can hold the write lock. Waiting stops the whole daemon, so not long;
+yet a shell's short transaction must not fail a command."""
+
+CHECKPOINT_PAGES = 4000
+"""The log is carried over into the file when it holds this many pages (16 MiB). That costs two fsyncs, so not often;
+a larger log takes more disk and is read whole at the start that follows a kill."""
+
+CHECKED_BYTES = 4 * 1024 * 1024
+"""A journal up to this size is checked whole when it is opened. Larger ones would hold up the start; damage in them is
+met, and named the same way, by whoever reads the page."""
+
+LOW_SPACE_BYTES = 1024 * 1024
+"""An I/O error with less than this free is a full disk: SQLite reports that of its shared memory as an I/O error."""
+
+
+class Database:
+    """The open file. One connection for one thread; `rows` reads, `execute` inside `atomic` writes."""
+
+    def __init__(self, path: str) -> None:
+        """Open the file at `path`; make it (0600, in a directory of 0700) where there is none."""
+        if sqlite3.sqlite_version_info < schema.MINIMUM_SQLITE:
+            wanted = ".".join(map(str, schema.MINIMUM_SQLITE))
+            raise JournalError(
+                f"Python's SQLite is {sqlite3.sqlite_version}, the journal needs {wanted}",
+                hint="Install the daemon with an interpreter that has a newer SQLite.",
+            )
+        self.path = os.path.abspath(path)
+        try:
+            _make_file(self.path)
+            self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)
+        except OSError as error:
+            raise _from_system(error, self.path) from None
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+        try:
+            _prepare(self._connection, self.path)
+        except sqlite3.Error as error:
+            self.close()
+            raise translated(error, self.path) from error
+        except BaseException:
+            self.close()
+            raise
+        self.atomic = Atomic(self._connection, self.path)
+        # One cursor for all writes: making one for each costs as much as its Python part.
+        self.execute = self._connection.cursor().execute
+
+    def close(self) -> None:
+        """Carry the log over into the file and let go of it. Closing twice is fine."""
+        self._connection.close()
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Generator[Any, None, None]:
+        """The rows of a query, read as they are asked for. To stop before the end, close the iterator."""
+        try:
+            cursor = self._connection.execute(statement, values)
+            try:
+                yield from cursor
+            finally:
+                cursor.close()
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+
+    def row(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """The first row of a query, or None."""
+        try:
+            return self._connection.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+
+
+class Atomic:
+    """The transaction of a database. Entered again inside itself it only counts: the outermost block decides."""
+
+    __slots__ = ("_connection", "_depth", "_failed", "_path")
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._depth = 0
+        self._failed = False
+
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise translated(error, self._path) from error
+            self._failed = False
+        self._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if error is not None:
+            self._failed = True
+        if self._depth == 0:
+            if not self._failed:
+                self._commit()
+                return
+            self._roll_back()
+            if error is None:
+                raise JournalError(
+                    f"Nothing was written to {self._path}: a part of the change had failed",
+                    hint="This is a defect of omega-sessiond; its log has the first failure.",
+                )
+        if isinstance(error, sqlite3.Error):
+            raise translated(error, self._path) from error
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise translated(error, self._path) from error
+
+    def _roll_back(self) -> None:
+        # SQLite has rolled back by itself after some errors, a full disk among them.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _make_file(path: str) -> None:
+    """An empty file of 0600 where there is none: at no moment can others open it."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDWR, 0o600))
+    except FileExistsError:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise JournalError(f"{path} is not a plain file", hint="Move it away.") from None
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.chmod(path, 0o600)
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    """See what the file is, set the connection up and apply the migrations that are missing."""
+    if schema.is_foreign(connection):
+        raise JournalCorrupt(f"{path} is a database of another program", hint="Move it away to start afresh.")
+    found = schema.version(connection)
+    if found > schema.VERSION:
+        writer = schema.writer(connection)
+        raise JournalTooNew(
+            f"{path} has format {found}, written by omega-sessiond {writer}; this is {__version__}, which knows formats"
+            f" up to {schema.VERSION}",
+            hint=f"Install omega-sessiond {writer} or later, or move the file away to start afresh.",
+        )
+    if found == 0:
+        # Lets a later version give the space of deleted sessions back; it cannot be chosen afterwards.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    if found and os.stat(path).st_size <= CHECKED_BYTES:
+        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise JournalCorrupt(f"{path} is damaged: {problem}")
+    # A file or directory that cannot be written to shows here and not at the first command.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+    if found < schema.VERSION:
+        schema.migrate(connection)
+
+
+def _from_system(error: OSError, path: str) -> JournalError:
+    """A failure to make the file, by what the system said."""
+    text = f"Cannot create {path}: {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return JournalReadOnly(text)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JournalFull(text)
+    return JournalError(text)
+
+
+def translated(error: sqlite3.Error, path: str) -> JournalError:
+    """SQLite's error as one of ours. Only its primary code is promised, the low byte."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    directory = os.path.dirname(path)
+    match code:
+        case sqlite3.SQLITE_FULL:
+            return JournalFull(f"No space left for the journal {path}: {error}")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return JournalCorrupt(f"{path} is damaged or no journal: {error}")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return JournalReadOnly(f"{path} cannot be written to: {error}")
+        case sqlite3.SQLITE_CANTOPEN if not os.access(directory, os.W_OK, effective_ids=True):
+            return JournalReadOnly(f"{path} cannot be written to: its directory is read-only")
+        case sqlite3.SQLITE_CANTOPEN if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+            return JournalReadOnly(f"{path} cannot be read and written: {error}")
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if _free_bytes(directory) < LOW_SPACE_BYTES:
+            return JournalFull(f"No space left for the journal {path}: {error}")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return JournalError(
+                f"{path} is held by another program", hint=f"Find it with 'fuser {path}' and close it; then repeat."
+            )
+        case _:
+            return JournalError(f"The journal {path} failed: {error}")
+
+
+def _free_bytes(directory: str) -> int:
+    try:
+        space = os.statvfs(directory)
+    except OSError:
+        return LOW_SPACE_BYTES
+    return space.f_bavail * space.f_frsize
