@@ -1,0 +1,1 @@
+"""What omega-sessiond costs beside the parts it is made of. `python -m benchmarks` measures; README.md explains."""

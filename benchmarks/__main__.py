@@ -1,0 +1,77 @@
+"""`python -m benchmarks [NAME…]`: measures, prints a table for each, ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+
+import tornado
+
+from benchmarks.cold_start import cold_start
+from benchmarks.command import whole_process
+from benchmarks.driver import RequestFailed
+from benchmarks.execute import round_trip, throughput
+from benchmarks.figures import Effort, Report
+from benchmarks.journal import share
+from benchmarks.latency import latency
+from benchmarks.servers import Site
+from benchmarks.sessions import new_session
+from omega_sessiond import __version__
+
+BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
+    "execute": round_trip,
+    "throughput": throughput,
+    "new-session": new_session,
+    "journal": share,
+    "cold-start": cold_start,
+    "command": whole_process,
+    "latency": latency,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure omega-sessiond beside the parts it is made of."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(BENCHMARKS)}; all")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="measure X times as often (1)")
+    parser.add_argument("--one-core", action="store_true", help="run everything on one core: no wake-ups across cores")
+    options = parser.parse_args(arguments)
+    names = list(BENCHMARKS) if not options.names or options.names == ["all"] else options.names
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"there is no benchmark '{unknown[0]}': {', '.join(BENCHMARKS)}")
+    if options.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # what is started from here inherits it
+    machine = {
+        "omega-sessiond": __version__,
+        "python": platform.python_version(),
+        "tornado": tornado.version,
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    reports = []
+    with Site() as site:
+        for name in names:
+            try:
+                report = BENCHMARKS[name](site, Effort(options.scale))
+            except RequestFailed as error:
+                print(f"\n{name}: {error}", file=sys.stderr)
+                return 1
+            print(f"\n{report.text()}", flush=True)
+            reports.append(report)
+    if options.json:
+        found = {"machine": machine, "benchmarks": {report.name: report.values() for report in reports}}
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
+            file.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

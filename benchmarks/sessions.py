@@ -1,0 +1,88 @@
+"""What a new session costs: the time until it answers, with its first execute, and its memory."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from benchmarks.driver import Client, RequestFailed, request
+from benchmarks.execute import ECHO, ECHOED, EXECUTED, execute
+from benchmarks.figures import Effort, Goal, Judged, Report, Samples
+from benchmarks.servers import Site, bus_address, sessions
+
+GATEWAY_ECHOES = 396_000 / 152
+"""Jupyter Kernel Gateway 3.0.1's new kernel and first execute at its best, in echoes of the run that measured it."""
+
+MIB = 1024 * 1024
+
+
+def new_session(site: Site, effort: Effort) -> Report:
+    count = effort.count(30, 2)
+    report = Report("new-session", f"POST /api/sessions, then the first 1+1, {count} times")
+    created, both, memory = _without_and_with_scope(site, count, report)
+    with site.echo() as echo_path, Client(echo_path) as echo:
+        echo_us = statistics.median(echo.time_of(ECHO, ECHOED) for _ in range(effort.count(500, 2)))
+    report.samples.append(Samples("echo", "us", [echo_us]))
+    report.judged += [
+        Judged("new session, no scope", created.median, [Goal("goal", 2)], "ms"),
+        Judged(
+            "Kernel Gateway / with first execute",
+            GATEWAY_ECHOES * echo_us / 1000 / both.median,
+            [Goal("goal", 80, False), Goal("stretch", 120, False)],
+            "times",
+        ),
+        Judged(
+            "sessions in a GiB", 1024 / memory.median, [Goal("goal", 500, False), Goal("stretch", 700, False)], "count"
+        ),
+    ]
+    return report
+
+
+def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Samples, Samples, Samples]:
+    with site.daemon() as path:
+        created, both = _measure(path, count)
+        memory = Samples("memory of a session (PSS)", "MiB", [_pss(session["pid"]) for session in sessions(path)])
+    report.samples = [
+        Samples("new session", "ms", created),
+        Samples("with its first execute", "ms", both),
+        memory,
+    ]
+    if not bus_address():
+        report.notes.append("in its scope: not measured, no user manager answers here")
+    else:
+        with site.daemon(scopes=True) as path:
+            scoped, scoped_both = _measure(path, count)
+            with Client(path) as client:
+                has_scopes = b'"scopes":true' in client.ask("GET", "/api/server")
+        if has_scopes:
+            report.samples += [
+                Samples("new session in its scope", "ms", scoped),
+                Samples("in its scope with its first execute", "ms", scoped_both),
+            ]
+            report.judged.append(Judged("new session in its scope", statistics.median(scoped), [Goal("goal", 5)], "ms"))
+        else:
+            report.notes.append("in its scope: not measured, the user manager refused")
+    return report.samples[0], report.samples[1], memory
+
+
+def _measure(path: str, count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds to create a session, and until its first result."""
+    created, both = [], []
+    with Client(path) as client:
+        client.ask("POST", "/api/sessions", b'{"name":"first"}')  # what is imported with the first one is not counted
+        client.time_of(execute("first"), EXECUTED)
+        for number in range(count):
+            name = f"bench-{number}"
+            taken = client.time_of(request("POST", "/api/sessions", b'{"name":"%s"}' % name.encode()), b'"idle"')
+            first = client.time_of(execute(name), EXECUTED)
+            created.append(taken / 1000)
+            both.append((taken + first) / 1000)
+    return created, both
+
+
+def _pss(pid: int) -> float:
+    """The process's share of memory in MiB. Source: proc(5), smaps_rollup."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / MIB
+    raise RequestFailed(f"no memory figures of process {pid}")
