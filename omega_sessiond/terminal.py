@@ -147,6 +147,25 @@ def plain(text: str) -> str:
     return "\n".join([_fold(line) for line in _SEQUENCE.sub(_marked, text).split("\n")])
 
 
+class PlainLines:
+    """`plain` for a text that arrives in pieces: each line comes out when it is whole, for until then a motion may
+    still change it."""
+
+    def __init__(self) -> None:
+        self._sanitizer = Sanitizer(motion=True)
+        self._line = ""
+
+    def feed(self, text: str) -> str:
+        """The lines that the text completed."""
+        whole, newline, self._line = (self._line + self._sanitizer.feed(text)).rpartition("\n")
+        return plain(whole + newline)
+
+    def close(self) -> str:
+        """The last line, though it has no end."""
+        line, self._line = self._line + self._sanitizer.close(), ""
+        return plain(line)
+
+
 def _marked(found: re.Match[str]) -> str:
     """Keep the motions, and the erasures as ESC and one digit: no other ESC is left to be mistaken for them."""
     if found["motion"]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from omega_sessiond.terminal import Sanitizer, one_line, plain, sanitize
+from omega_sessiond.terminal import PlainLines, Sanitizer, one_line, plain, sanitize
 
 SGR = re.compile(r"\x1b\[[0-9;:]*m")
 ERASURE = re.compile(r"\x1b\[[012]?K")
@@ -58,6 +58,16 @@ def test_every_single_cut_is_harmless(text: str) -> None:
     """Character by character, too, the text comes out as in one piece."""
     cuts = list(range(len(text)))
     assert in_pieces(text, cuts, colors=True, motion=True) == sanitize(text, colors=True, motion=True)
+
+
+@given(texts, st.lists(st.integers(min_value=0), max_size=12))
+def test_plain_in_pieces_is_plain(text: str, cuts: list[int]) -> None:
+    """Line by line, out of pieces cut anywhere, comes what the whole text would have shown."""
+    lines = PlainLines()
+    at = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    shown = [lines.feed(text[start:end]) for start, end in itertools.pairwise(at)]
+    assert all(part == "" or part.endswith("\n") for part in shown)
+    assert "".join(shown) + lines.close() == plain(text)
 
 
 @given(texts)

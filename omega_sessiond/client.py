@@ -1,0 +1,297 @@
+"""The one synchronous client: requests and event streams on the daemon's Unix socket, each asked until it is answered.
+
+A daemon may leave, be upgraded or killed at any moment, and the next one answers in its stead. What is repeated is
+safe to repeat: a request no byte of whose answer came, one the daemon refused because it is leaving, and, with its
+idempotency key, an execute at any point. Raises the exceptions of `errors`, the daemon's own rebuilt from its reply.
+One object belongs to one thread; it may be used from a signal handler of that thread only after `close`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from omega_sessiond import errors, manager
+from omega_sessiond.errors import DaemonUnreachable, OmegaError, ProtocolError, SessionNotFound, Stopping
+from omega_sessiond.launch import Backoff, Launcher
+from omega_sessiond.target import Target, managed_socket
+
+REPEAT_S = 60.0
+"""How long a request is repeated while daemons go away under it, counted anew from each sign of life."""
+
+READ_BYTES = 65536
+
+Json = dict[str, Any]
+
+
+class StreamLost(DaemonUnreachable):
+    """A stream ended before its end."""
+
+    code = "stream_lost"
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over the socket that `connect_to` makes."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        super().__init__("localhost")
+        self._launcher = launcher
+
+    def connect(self) -> None:
+        self.sock = self._launcher.connect()
+
+
+class Client:
+    """Requests to one daemon. Connects, and starts it where that is allowed, when the first request is made."""
+
+    def __init__(self, target: Target, *, may_start: bool = True) -> None:
+        self.target = target
+        self._launcher = Launcher(target, may_start=may_start)
+        self._kept: _Connection | None = None
+
+    def close(self) -> None:
+        """Drop the kept connection; the next request makes another."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    # ---- one request, one answer ----
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.request("GET", with_query(path, query))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.request("POST", path, body)
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        """The decoded answer, None for an empty one. Raises the daemon's error, DaemonUnreachable or ProtocolError."""
+        backoff = Backoff(REPEAT_S)
+        payload = _encode(body)
+        is_repeated = False
+        while True:
+            connection = self._kept or _Connection(self._launcher)
+            self._kept = None
+            try:
+                response = _ask(connection, method, path, payload, "application/json")
+                content = response.read()
+            except (http.client.HTTPException, ConnectionError) as error:
+                connection.close()
+                # A kept connection that the daemon has closed meanwhile says nothing; else its end is worth a pause.
+                if not backoff.pause():
+                    raise DaemonUnreachable(f"The daemon keeps going away: {error or type(error).__name__}") from None
+                is_repeated = True
+                continue
+            except BaseException:
+                connection.close()
+                raise
+            self._launcher.answered()
+            if response.will_close:
+                connection.close()
+            else:
+                self._kept = connection
+            if response.status < 400:
+                return _decode(content) if content else None
+            refusal = _refusal(response.status, content)
+            if method == "DELETE" and is_repeated and isinstance(refusal, SessionNotFound):
+                return None  # the answer to the first attempt was lost
+            if not isinstance(refusal, Stopping) or not backoff.pause():
+                raise refusal
+            self.close()
+            is_repeated = True
+
+    # ---- streams ----
+
+    def stream(self, method: str, path: str, body: Any = None) -> Iterator[Json]:
+        """The objects of an NDJSON answer as they come. Raises StreamLost when the connection breaks in the middle."""
+        backoff = Backoff(REPEAT_S)
+        payload = _encode(body)
+        while True:
+            connection = _Connection(self._launcher)
+            try:
+                response = _ask(connection, method, path, payload, "application/x-ndjson")
+                self._launcher.answered()
+                if response.status < 400:
+                    yield from _lines(response)
+                    return
+                refusal = _refusal(response.status, response.read())
+            except (http.client.HTTPException, ConnectionError) as failure:
+                if not backoff.pause():
+                    raise DaemonUnreachable(
+                        f"The daemon keeps going away: {failure or type(failure).__name__}"
+                    ) from None
+                continue
+            finally:
+                connection.close()
+            if not isinstance(refusal, Stopping) or not backoff.pause():
+                raise refusal
+
+    def follow(self, first: Callable[[], Iterator[Json]], again: Callable[[Json], Iterator[Json]]) -> Iterator[Json]:
+        """The events of a stream that is asked for again, from the last event seen, each time it is lost.
+
+        `first` makes the stream before any event came, `again` after the event it is given; what that repeats is
+        passed over. Ends when a stream ends by itself.
+        """
+        last: Json | None = None
+        backoff = Backoff(REPEAT_S)
+        while True:
+            events = first() if last is None else again(last)
+            try:
+                for event in events:
+                    # The end of an execution whose events are no longer kept repeats the last id.
+                    if last is None or event["id"] > last["id"] or "execution" in event:
+                        last = event
+                        backoff = Backoff(REPEAT_S)
+                        yield event
+            except StreamLost:
+                if not backoff.pause():
+                    raise
+                continue
+            return
+
+    # ---- executions ----
+
+    def execute(self, name: str, options: Json, creation: Callable[[], Json] | None) -> Iterator[Json]:
+        """Run a command and follow its events to `execution_finished`, which carries the whole execution.
+
+        `options` are those of the route; a key is added if there is none. The session is created with what `creation`
+        answers, when it does not exist; with None that is an error. Survives the death of any number of daemons.
+        """
+        options = {"idempotency_key": secrets.token_hex(16), **options, "create": False}
+        path = session_path(name) + "/execute"
+
+        def begin() -> Iterator[Json]:
+            try:
+                yield from self.stream("POST", path, options)
+            except SessionNotFound:
+                if creation is None or options["create"] is not False:
+                    raise
+                options["create"] = creation()
+                yield from self.stream("POST", path, options)
+
+        def again(last: Json) -> Iterator[Json]:
+            query = {"max_output": options.get("max_output")}
+            return self.stream("GET", with_query(execution_path(name, last["execution_id"]), query))
+
+        return self._to_its_end(begin, again)
+
+    def follow_execution(self, name: str, execution_id: int, *, max_output: int | None = None) -> Iterator[Json]:
+        """All events of an execution, from its start to `execution_finished`."""
+        path = with_query(execution_path(name, execution_id), {"max_output": max_output})
+        return self._to_its_end(lambda: self.stream("GET", path), lambda last: self.stream("GET", path))
+
+    def _to_its_end(
+        self, first: Callable[[], Iterator[Json]], again: Callable[[Json], Iterator[Json]]
+    ) -> Iterator[Json]:
+        def whole(events: Iterator[Json]) -> Iterator[Json]:
+            """A daemon that leaves ends the stream in order, but not at its end: that is a loss, too."""
+            for event in events:
+                yield event
+                if event["kind"] == "execution_finished" and "execution" in event:
+                    return
+            raise StreamLost("The daemon left before the command had ended")
+
+        return self.follow(lambda: whole(first()), lambda last: whole(again(last)))
+
+    def events(self, since: int | None, *, follow: bool) -> Iterator[Json]:
+        """The feed of everything after event `since` (None: from now on), resumed whenever it is lost."""
+
+        def ask(after: int | None) -> Iterator[Json]:
+            query = {"since": after, "follow": None if follow else 0}
+            yield from self.stream("GET", with_query("/api/events", query))
+            if follow:
+                raise StreamLost("The daemon left")
+
+        return self.follow(lambda: ask(since), lambda last: ask(last["id"]))
+
+
+def find_daemon(target: Target) -> Target:
+    """The target itself, or the socket systemd holds, when the settings put the state directory elsewhere.
+
+    Raises DaemonUnreachable when the daemon behind it serves another state directory.
+    """
+    managed = managed_socket()
+    if target.state_dir is None or managed is None or target.socket_path == managed:
+        return target
+    if os.path.exists(target.socket_path):
+        return target
+    units = manager.look()
+    if units is None or not units.are_installed or units.socket.active != "active":
+        return target
+    served = Client(Target(managed, None, "systemd")).get("/api/server")["state_dir"]
+    if served != target.state_dir:
+        raise DaemonUnreachable(
+            f"The daemon serves the state directory {served}, and {target.origin} asks for {target.state_dir}",
+            hint=f"The service does not see this shell's environment: set session_dir in the settings file and "
+            f"restart the service, unset SESSION_DIR, or run a daemon of its own: SESSION_DIR={target.state_dir} "
+            "omega-sessiond",
+        )
+    return target._replace(socket_path=managed)
+
+
+def session_path(name: str) -> str:
+    return "/api/sessions/" + quote(name, safe="")
+
+
+def execution_path(name: str, execution_id: int) -> str:
+    return f"{session_path(name)}/executions/{execution_id}"
+
+
+def with_query(path: str, query: Mapping[str, Any]) -> str:
+    """The path with those parameters that are not None."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _encode(body: Any) -> bytes | None:
+    return None if body is None else json.dumps(body).encode("ascii")
+
+
+def _decode(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise ProtocolError(f"The daemon answered something that is not JSON: {content[:80]!r}") from None
+
+
+def _ask(
+    connection: _Connection, method: str, path: str, payload: bytes | None, accept: str
+) -> http.client.HTTPResponse:
+    headers = {"Accept": accept}
+    if payload is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, path, payload, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        # The daemon has answered before it read all (413, say); where it has not, this raises, too.
+        pass
+    return connection.getresponse()
+
+
+def _refusal(status: int, content: bytes) -> OmegaError:
+    try:
+        body = json.loads(content)
+        return errors.rebuild(body["code"], body["error"], body.get("hint", ""))
+    except (ValueError, KeyError, TypeError):
+        return ProtocolError(f"The daemon answered {status} without saying why: {content[:80]!r}")
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[Json]:
+    pending = b""
+    while True:
+        try:
+            data = response.read1(READ_BYTES)
+        except (http.client.HTTPException, ConnectionError) as error:
+            raise StreamLost(f"The stream broke: {error or type(error).__name__}") from None
+        if not data:
+            break
+        *whole, pending = (pending + data).split(b"\n")
+        for line in whole:
+            if line:
+                yield _decode(line)
+    if pending:
+        raise StreamLost("The stream ended in the middle of a line")

@@ -1,0 +1,115 @@
+"""The user's service manager as a client sees it: what it says of our units, and asking it to act.
+
+Goes through the commands `systemctl --user`, `journalctl --user` and `loginctl`, which say in their own words what
+went wrong. Knows unit names and states; not what a daemon answers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import NamedTuple
+
+from omega_sessiond import paths
+
+SOCKET = "omega-sessiond.socket"
+SERVICE = "omega-sessiond.service"
+TCP_SOCKET = "omega-sessiond-tcp.socket"
+SESSIONS_SLICE = "app-omega-sessions.slice"
+
+ANSWER_S = 10.0
+"""A manager answers in milliseconds; one that needs this long is taken for absent, and the user told by doctor."""
+
+_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState")
+
+
+class Unit(NamedTuple):
+    """One unit as systemctl shows it; `load` is "not-found" where there is none."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    result: str
+    enabled: str
+
+    @property
+    def is_installed(self) -> bool:
+        return self.load not in ("not-found", "")
+
+
+class Units(NamedTuple):
+    """What a user manager that answers knows of us."""
+
+    socket: Unit
+    service: Unit
+
+    @property
+    def are_installed(self) -> bool:
+        """The manager listens for the daemon, or would: then nobody else starts one."""
+        return self.socket.is_installed
+
+    @property
+    def have_failed(self) -> bool:
+        return "failed" in (self.socket.active, self.service.active)
+
+    @property
+    def are_changing(self) -> bool:
+        """A moment's state, worth waiting for."""
+        return any(unit.active in ("activating", "deactivating", "reloading") for unit in self)
+
+
+def may_exist() -> bool:
+    """Whether there is a trace of a user manager: cheap, so that machines without one pay nothing."""
+    runtime_dir = paths.env("XDG_RUNTIME_DIR")
+    has_trace = bool(paths.env("DBUS_SESSION_BUS_ADDRESS")) or os.path.isdir((runtime_dir or "/nowhere") + "/systemd")
+    return has_trace and shutil.which("systemctl") is not None
+
+
+def look() -> Units | None:
+    """Our units, or None where no user manager answers."""
+    if not may_exist():
+        return None
+    shown = ask("show", "--property=" + ",".join(_PROPERTIES), SOCKET, SERVICE)
+    if shown is None:
+        return None
+    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.split("\n\n")]
+    found = {block.get("Id"): Unit(*(block.get(name, "") for name in _PROPERTIES)) for block in blocks}
+    return Units(*(found.get(name) or Unit(name, "not-found", "", "", "", "") for name in (SOCKET, SERVICE)))
+
+
+def ask(*arguments: str) -> str | None:
+    """What `systemctl --user` prints, or None where it fails."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "--user", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def systemctl(*arguments: str) -> int:
+    """Run `systemctl --user` with our own standard streams; its exit code."""
+    return subprocess.run(["systemctl", "--user", *arguments]).returncode
+
+
+def scope(name: str, state_dir: str) -> str:
+    """The unit a session's process runs in."""
+    suffix = paths.tag(state_dir)
+    return f"omega-session-{name}{':' + suffix if suffix else ''}.scope"
+
+
+def has_linger() -> bool | None:
+    """Whether the user's services outlive the last logout; None where logind does not run the logins."""
+    if not os.path.isdir("/run/systemd/system") or shutil.which("loginctl") is None:
+        return None
+    import pwd
+
+    return os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(os.getuid()).pw_name)
