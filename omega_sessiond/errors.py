@@ -31,6 +31,7 @@
     │   ├── JournalFull         507
     │   └── JournalTooNew
     ├── ConfigError                  the settings cannot be used (no daemon, hence no status)
+    ├── AlreadyRunning               another daemon serves the state directory
     ├── RuntimeDirError              the runtime directory is not ours alone
     ├── DaemonUnreachable            client side: nobody answers, and why
     ├── ProtocolError           500  a peer broke the contract
@@ -229,6 +230,12 @@ class JournalTooNew(JournalError):
 class ConfigError(OmegaError):
     code = "config_error"
     exit_code = 2
+
+
+class AlreadyRunning(OmegaError):
+    code = "already_running"
+    exit_code = 5
+    hint = "Stop it first: 'omegactl service stop'."
 
 
 class RuntimeDirError(OmegaError):
