@@ -1,0 +1,108 @@
+"""The options of omega-sessiond: its help, which documents every setting, and --check.
+
+Imported only when there are options: a daemon that is started on demand has none and must start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+
+from omega_sessiond import __version__, config, paths
+from omega_sessiond.errors import AlreadyRunning, OmegaError
+from omega_sessiond.journal import Journal
+from omega_sessiond.ownership import Lock, prepare
+
+ABOUT = """\
+Named, stateful REPL sessions that outlive their clients and their server. Usually nobody starts this: the first
+request does, by systemd's socket or by omegactl. Started by hand it serves in the foreground until it is interrupted;
+sessions go on after it.
+"""
+
+EXIT_CODES = """\
+exit status:
+  0    it left as it should: stopped, or idle for long enough
+  2    wrong usage or settings
+  3    a directory is not the user's alone, or cannot be made
+  5    another daemon serves this state directory
+  125  the journal cannot be opened, or a defect
+"""
+
+
+def _settings_text() -> str:
+    lines = [f"settings, in {paths.config_file()} (TOML) or the environment, which wins:"]
+    for setting in config.describe():
+        names = f"   ${', $'.join(setting.env)}" if setting.env else ""
+        lines.append(f"  {setting.name} = {setting.default}{names}")
+        lines += textwrap.wrap(setting.description, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options; exits after --help, --version and wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="omega-sessiond",
+        description=ABOUT,
+        epilog=f"{_settings_text()}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"omega-sessiond {__version__}")
+    parser.add_argument(
+        "--tcp", action="store_true", help="listen on 127.0.0.1:PORT too; every request there needs the bearer token"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="verify settings, directories and journal, print the findings as JSON"
+    )
+    return parser.parse_args(arguments)
+
+
+def check() -> int:
+    """Print what a start would trip over; 0 when nothing would."""
+    findings: list[dict[str, object]] = []
+
+    def attempt(name: str, work: Callable[[], str]) -> bool:
+        try:
+            findings.append({"name": name, "ok": True, "detail": work(), "hint": ""})
+        except OmegaError as error:
+            findings.append({"name": name, "ok": False, "detail": error.message, "hint": error.hint})
+            return False
+        return True
+
+    if attempt("settings", _check_settings):
+        state_dir = config.load().state_dir
+        if attempt("directories", lambda: _check_directories(state_dir)):
+            attempt("journal", lambda: _check_journal(state_dir))
+    is_well = all(finding["ok"] for finding in findings)
+    sys.stdout.write(json.dumps({"ok": is_well, "checks": findings}, indent=2) + "\n")
+    return 0 if is_well else 1
+
+
+def _check_settings() -> str:
+    config.load()
+    file = paths.config_file()
+    return file if os.path.exists(file) else f"defaults ({file} does not exist)"
+
+
+def _check_directories(state_dir: str) -> str:
+    prepare(state_dir)
+    return f"{state_dir}, {paths.runtime_dir(state_dir)}"
+
+
+def _check_journal(state_dir: str) -> str:
+    """Open it, unless a daemon has it open: then that daemon's health says more."""
+    file = paths.journal_file(state_dir)
+    if not os.path.exists(file):
+        return f"{file} does not exist yet"
+    try:
+        lock = Lock.take(paths.lock_file(state_dir))
+    except AlreadyRunning as error:
+        return f"in use: {error.message}"
+    try:
+        Journal.open(file).close()
+    finally:
+        lock.release()
+    return file

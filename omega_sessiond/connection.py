@@ -1,0 +1,319 @@
+"""Listening sockets and the connections they accept: how many, how long, and how one is refused so that the client
+can read why.
+
+Tornado parses HTTP; this module makes its streams answer in our words where Tornado would write a bare `400 Bad
+Request` or nothing at all. Knows no route and no session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httputil import HTTPConnection, HTTPInputError, HTTPMessageDelegate, HTTPServerConnectionDelegate
+from tornado.iostream import IOStream, UnsatisfiableReadError
+
+from omega_sessiond.access import Door
+from omega_sessiond.errors import BadRequest, BodyTooLarge, HeadersTooLarge, OmegaError, RequestTimeout
+
+log = logging.getLogger("omega_sessiond.http")
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_BUFFER_BYTES = 1024 * 1024
+"""Of a connection's unread input. Bodies are collected elsewhere; this bounds what is read ahead."""
+
+LINGER_S = 2.0
+LINGER_BYTES = 16 * 1024 * 1024
+"""How long, and how much of, what a refused client still sends is read and thrown away. Without it the client meets a
+reset instead of our answer; more would serve nobody but a flood."""
+
+ACCEPTS_PER_TURN = 128
+"""Connections accepted before the loop does other work."""
+
+NO_DESCRIPTORS_PAUSE_S = 0.5
+"""Rest after the system had no descriptor left for a connection: trying at once would only burn the processor."""
+
+SLOWEST_BODY = 10
+"""A body, and the reading of an answer, may take this many times `idle_connection_s`, however steadily it drips."""
+
+_BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""What Tornado's HTTP1Connection writes when it cannot parse a request."""
+
+
+class Refusal(Protocol):
+    """Makes the whole reply, status line and all, of an error after which the connection is closed."""
+
+    def __call__(self, error: OmegaError, /) -> bytes: ...
+
+
+class Receiver(HTTPMessageDelegate):
+    """One request and its reply, as the connection knows it."""
+
+    is_reading_body: bool
+    replied_at: float | None
+
+    def gone(self) -> None:
+        """The client has left."""
+        raise NotImplementedError
+
+
+class Connection(IOStream):
+    """An accepted socket."""
+
+    def __init__(self, accepted: socket.socket, hub: Hub, door: Door) -> None:
+        super().__init__(accepted, max_buffer_size=MAX_BUFFER_BYTES)
+        self.door = door
+        self.is_admitted = door.admits_peer(accepted)
+        self.exchange: Receiver | None = None
+        """The request being read or answered, from the arrival of its headers on."""
+        self.served = 0
+        self.since = self.read_at = hub.time()
+        self.has_read = False
+        """Whether anything came since the last request was answered."""
+        self.is_leaving = False
+        """To be closed when the present reply has been sent."""
+        self._hub = hub
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        try:
+            count = self.socket.recv_into(buf)
+        except BlockingIOError:
+            return None
+        finally:
+            del buf  # or the exception's traceback keeps the buffer alive
+        self.has_read = True
+        self.read_at = self._hub.time()
+        return count
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        if data == _BARE_400:
+            self._refuse_malformed(sys.exc_info()[1])
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+        return super().write(data)
+
+    def close(self, exc_info: Any = False) -> None:
+        if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
+            if self.exchange is None:
+                self.refuse(HeadersTooLarge(f"The request's headers are larger than {MAX_HEADER_BYTES} bytes"))
+            else:
+                self.refuse(BadRequest("The chunked body is malformed"))
+            return
+        super().close(exc_info)
+
+    def _refuse_malformed(self, error: BaseException | None) -> None:
+        what = str(error) if isinstance(error, HTTPInputError) else ""
+        if what == "chunked body too large":
+            self.refuse(BodyTooLarge(f"The body is larger than {self._hub.max_body_bytes} bytes"))
+        else:
+            shown = what.encode("ascii", "backslashreplace").decode()[:200]
+            self.refuse(BadRequest(f"The request is not HTTP as it should be: {shown}"))
+
+    def refuse(self, error: OmegaError) -> None:
+        """Answer `error` and close, once what the client still sends has been read (within bounds)."""
+        if self.closed():
+            return
+        replied = self.exchange is not None and self.exchange.replied_at is not None
+        self._hub.linger(self.socket.dup(), b"" if replied else self._hub.refusal(error))
+        self.close()
+
+
+class Hub(HTTPServerConnectionDelegate):
+    """All listeners and connections. `start_exchange` makes the receiver of each request."""
+
+    def __init__(
+        self,
+        start_exchange: Callable[[Connection, HTTPConnection], Receiver],
+        refusal: Refusal,
+        *,
+        max_connections: int,
+        max_body_bytes: int,
+        idle_connection_s: float,
+    ) -> None:
+        self.refusal = refusal
+        self.max_body_bytes = max_body_bytes
+        self.connections: set[Connection] = set()
+        self.is_closing = False
+        self.changed = asyncio.Event()
+        """Set whenever a request has been answered or a connection has gone."""
+        self._start_exchange = start_exchange
+        self._max_connections = max_connections
+        self._idle_s = idle_connection_s
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
+        self._listeners: dict[socket.socket, Door] = {}
+        self._is_wanted = self._is_accepting = False
+        self._lingering: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        # No time-outs of Tornado's: they cost a timer per request, and say nothing to the client.
+        self._params = HTTP1ConnectionParameters(max_header_size=MAX_HEADER_BYTES, max_body_size=max_body_bytes)
+
+    # ---- listening ----
+
+    def listen(self, listener: socket.socket, door: Door) -> None:
+        """Serve a listening socket, which is ours from now on."""
+        listener.setblocking(False)
+        self._listeners[listener] = door
+
+    def accept(self) -> None:
+        """Begin or resume accepting."""
+        self._is_wanted = True
+        self._resume()
+
+    def _resume(self) -> None:
+        if not self._is_wanted or self._is_accepting:
+            return
+        self._is_accepting = True
+        for listener, door in self._listeners.items():
+            self._loop.add_reader(listener.fileno(), self._accept_from, listener, door)
+
+    def pause(self) -> None:
+        """Accept nothing; who connects waits in the kernel's queue."""
+        self._is_wanted = False
+        self._suspend()
+
+    def _suspend(self) -> None:
+        self._is_accepting = False
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+
+    def take_waiting(self) -> None:
+        """Accept who is in the kernel's queues now."""
+        for listener, door in self._listeners.items():
+            while self._accept_one(listener, door):
+                pass
+
+    def close_listeners(self) -> None:
+        self.pause()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def _accept_from(self, listener: socket.socket, door: Door) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if len(self.connections) + len(self._lingering) >= self._max_connections:
+                self._suspend()
+                return
+            if not self._accept_one(listener, door):
+                return
+
+    def _accept_one(self, listener: socket.socket, door: Door) -> bool:
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            log.warning("cannot accept a connection: %s", error.strerror)
+            self._suspend()
+            self._loop.call_later(NO_DESCRIPTORS_PAUSE_S, self._resume)
+            return False
+        connection = Connection(accepted, self, door)
+        self.connections.add(connection)
+        HTTP1ServerConnection(connection, self._params).start_serving(self)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
+        return True
+
+    # ---- connections ----
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        connection = server_conn.stream
+        assert isinstance(connection, Connection)
+        connection.since = self.time()
+        connection.exchange = None
+        if connection.is_leaving or (self.is_closing and connection.served):
+            connection.close()
+        return self._start_exchange(connection, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        connection = server_conn.stream
+        assert isinstance(connection, Connection)
+        self.connections.discard(connection)
+        if connection.exchange is not None:
+            connection.exchange.gone()
+            connection.exchange = None
+        self.changed.set()
+        self._resume()
+
+    def _sweep(self) -> None:
+        """Close who sends nothing, or half a request."""
+        self._sweeper = None
+        now = self.time()
+        for connection in list(self.connections):
+            exchange = connection.exchange
+            if exchange is None:
+                if now - connection.since > self._idle_s:
+                    if connection.has_read:
+                        connection.refuse(RequestTimeout(f"No whole request came within {self._idle_s:g} s"))
+                    else:
+                        connection.close()
+            elif exchange.is_reading_body and (
+                now - connection.read_at > self._idle_s or now - connection.since > SLOWEST_BODY * self._idle_s
+            ):
+                connection.refuse(RequestTimeout(f"The rest of the body did not come within {self._idle_s:g} s"))
+            elif exchange.replied_at is not None and now - exchange.replied_at > SLOWEST_BODY * self._idle_s:
+                connection.close()  # it does not read its answer
+        if self.connections:
+            self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
+
+    def linger(self, detached: socket.socket, reply: bytes) -> None:
+        """Send `reply` on a socket of ours, read what still comes, close it."""
+        task = self._loop.create_task(self._linger(detached, reply))
+        self._lingering.add(task)
+        task.add_done_callback(self._lingered)
+
+    async def _linger(self, detached: socket.socket, reply: bytes) -> None:
+        try:
+            async with asyncio.timeout(LINGER_S):
+                if reply:
+                    await self._loop.sock_sendall(detached, reply)
+                detached.shutdown(socket.SHUT_WR)
+                left = LINGER_BYTES
+                while left > 0 and (data := await self._loop.sock_recv(detached, 65536)):
+                    left -= len(data)
+        except (TimeoutError, OSError):
+            pass  # it has gone, or does not stop: either way there is nothing more to say
+        finally:
+            detached.close()
+
+    def _lingered(self, task: asyncio.Task[None]) -> None:
+        self._lingering.discard(task)
+        self.changed.set()
+        self._resume()
+
+    # ---- leaving ----
+
+    @property
+    def has_unserved(self) -> bool:
+        """Whether someone was accepted whose first request has not been answered, or is told why it is refused."""
+        return bool(self._lingering) or any(not connection.served for connection in self.connections)
+
+    def close_served(self) -> None:
+        """Close the connections that wait for a further request."""
+        for connection in list(self.connections):
+            if connection.served and connection.exchange is None:
+                connection.close()
+
+    async def close(self) -> None:
+        """Close everything at once."""
+        self.is_closing = True
+        self.close_listeners()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in list(self.connections):
+            connection.close()
+        for task in self._lingering:
+            task.cancel()
+        await asyncio.gather(*self._lingering, return_exceptions=True)

@@ -1,0 +1,334 @@
+"""The table of routes and what each asks of the service. docs/openapi.yaml describes it; a test holds the two together.
+
+Knows the service's use-cases; decides nothing about sessions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import msgspec
+from msgspec import Meta, Struct
+
+from omega_sessiond.errors import ExecutionNotFound, InvalidField, MethodNotAllowed, RouteNotFound
+from omega_sessiond.http import NDJSON, TEXT, Call, Reply, Stream, Wait, header_text
+from omega_sessiond.messages import (
+    UNFINISHED,
+    CompleteRequest,
+    CreateSession,
+    EndRequest,
+    ExecuteRequest,
+    Execution,
+    InputRequest,
+    InspectRequest,
+    InterruptRequest,
+    IsCompleteRequest,
+    Lost,
+    PatchSession,
+    Seconds,
+    SessionState,
+)
+from omega_sessiond.service import Service
+
+MAX_HEADER_VALUE = 4096
+"""Of a header we make: clients refuse lines of 64 KiB, some of 8."""
+
+Id = Annotated[int, Meta(ge=0, le=2**62)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+# ---- queries ----
+
+
+class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class SessionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    state: SessionState | None = None
+    label: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    after: str | None = None
+
+
+class ExecutionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    after: Id = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    max_output: Count | None = None
+
+
+class ExecutionQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    wait_s: Seconds | None = None
+    max_output: Count | None = None
+
+
+class OutputQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=8 * 1024 * 1024)] | None = None
+    find: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
+class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    since: Id | None = None
+    follow: bool = True
+
+
+# ---- handlers ----
+
+
+def health(service: Service, call: Call) -> Any:
+    return service.health()
+
+
+def server(service: Service, call: Call) -> Any:
+    return service.server()
+
+
+def engines(service: Service, call: Call) -> Any:
+    return service.engines()
+
+
+def sessions(service: Service, call: Call) -> Any:
+    query: SessionsQuery = call.query
+    return service.sessions(query.state, query.label, query.limit, query.after)
+
+
+async def create(service: Service, call: Call) -> Any:
+    session = await service.create(call.body)
+    return Reply(201, msgspec.json.encode(session) + b"\n", headers=(("Location", f"/api/sessions/{session.name}"),))
+
+
+def session(service: Service, call: Call) -> Any:
+    return service.session(call.params[0])
+
+
+async def patch(service: Service, call: Call) -> Any:
+    return await service.patch(call.params[0], call.body)
+
+
+async def delete(service: Service, call: Call) -> Any:
+    await service.delete(call.params[0], call.body)
+    return Reply(204, b"")
+
+
+def execute(service: Service, call: Call) -> Any:
+    name, request = call.params[0], call.body
+    wanted = _wanted(call.accept)
+    if wanted == NDJSON and request.wait_s is not None:
+        raise InvalidField(
+            "Field 'wait_s' has no meaning for a stream", hint="Leave it out, and close the connection to stop."
+        )
+    id = service.submit(name, request)
+    gone = partial(service.abandoned, id) if request.on_disconnect == "interrupt" else None
+    if wanted == NDJSON:
+        return Stream(service.follow_execution(name, id, request.max_output), id, gone)
+    return Wait(_finished(service, name, id, request, wanted), id, gone)
+
+
+async def _finished(service: Service, name: str, id: int, request: ExecuteRequest, wanted: str) -> Reply:
+    execution = await service.finished(name, id, request.wait_s, request.max_output)
+    return _execution_reply(execution, wanted, 202 if execution.status in UNFINISHED else 200)
+
+
+def executions(service: Service, call: Call) -> Any:
+    query: ExecutionsQuery = call.query
+    return service.executions(call.params[0], query.after, query.limit, query.max_output)
+
+
+def execution(service: Service, call: Call) -> Any:
+    name, id, query = call.params[0], _id(call), call.query
+    wanted = _wanted(call.accept)
+    if wanted == NDJSON:
+        return Stream(service.follow_execution(name, id, query.max_output), id)
+    if query.wait_s:
+        return Wait(_waited(service, name, id, query, wanted), id)
+    return _execution_reply(service.execution(name, id, query.max_output), wanted, 200)
+
+
+async def _waited(service: Service, name: str, id: int, query: ExecutionQuery, wanted: str) -> Reply:
+    assert query.wait_s is not None
+    return _execution_reply(await service.wait(name, id, query.wait_s, query.max_output), wanted, 200)
+
+
+def output(service: Service, call: Call) -> Any:
+    query: OutputQuery = call.query
+    if query.find is None:
+        limit = 64 * 1024 if query.limit is None else query.limit
+        return service.output(call.params[0], _id(call), query.offset or 0, limit)
+    if query.offset is not None or query.limit is not None:
+        raise InvalidField("Query parameter 'find' goes with neither 'offset' nor 'limit'")
+    return service.find_output(call.params[0], _id(call), query.find)
+
+
+async def interrupt(service: Service, call: Call) -> Any:
+    return await service.interrupt(call.params[0], call.body)
+
+
+async def kill(service: Service, call: Call) -> Any:
+    return await service.kill(call.params[0], call.body)
+
+
+async def restart(service: Service, call: Call) -> Any:
+    return await service.restart(call.params[0], call.body)
+
+
+async def input_(service: Service, call: Call) -> Any:
+    return await service.input(call.params[0], call.body)
+
+
+async def complete(service: Service, call: Call) -> Any:
+    return await service.complete(call.params[0], call.body)
+
+
+async def inspect(service: Service, call: Call) -> Any:
+    return await service.inspect(call.params[0], call.body)
+
+
+async def is_complete(service: Service, call: Call) -> Any:
+    return await service.is_complete(call.params[0], call.body)
+
+
+def events(service: Service, call: Call) -> Any:
+    query: EventsQuery = call.query
+    return Stream(service.follow(query.since, forever=query.follow))
+
+
+# ---- an execution as JSON or bare text ----
+
+
+def _wanted(accept: str) -> str:
+    """Which of our forms the client asks for: the first it names; JSON when it names none."""
+    for part in accept.split(","):
+        kind = part.partition(";")[0].strip().lower()
+        if kind in (NDJSON, TEXT):
+            return kind
+        if kind == "application/json":
+            break
+    return "application/json"
+
+
+def _execution_reply(execution: Execution, wanted: str, status: int) -> Reply:
+    if wanted != TEXT:
+        return Reply(status, msgspec.json.encode(execution) + b"\n")
+    headers = [
+        ("Omega-Execution-Id", str(execution.id)),
+        ("Omega-Session", execution.session),
+        ("Omega-Status", execution.status),
+    ]
+    if execution.reason is not None:
+        headers.append(("Omega-Reason", header_text(execution.reason)[:MAX_HEADER_VALUE]))
+    if execution.should_exit:
+        headers.append(("Omega-Should-Exit", "1"))
+    if execution.lost is not None:
+        headers.append(("Omega-Lost", _lost_header(execution.lost)))
+    if execution.truncated is not None:
+        headers.append(("Omega-Truncated", msgspec.json.encode(execution.truncated).decode()))
+    if execution.resumed_from is not None:
+        headers.append(("Omega-Resumed-From", header_text(execution.resumed_from)[:MAX_HEADER_VALUE]))
+    text = execution.output.encode("utf-8", "backslashreplace")
+    return Reply(status, text, f"{TEXT}; charset=utf-8", tuple(headers))
+
+
+def _lost_header(lost: Lost) -> str:
+    value = json.dumps(msgspec.to_builtins(lost))
+    if len(value) > MAX_HEADER_VALUE:
+        value = json.dumps({"reason": lost.reason[:500]})
+    return value
+
+
+def _id(call: Call) -> int:
+    text = call.params[1]
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ExecutionNotFound(f"{text[:40]!r} is not the id of an execution")
+    return int(text)
+
+
+# ---- the table ----
+
+
+class Route(Struct, frozen=True):
+    """A row: `{…}` in the path is one segment, percent-decoded once."""
+
+    method: str
+    path: str
+    handler: Callable[[Service, Call], Any]
+    query: type[Any] = NoQuery
+    body: type[Any] | None = None
+    body_is_optional: bool = False
+
+
+_SESSION = "/api/sessions/{name}"
+_EXECUTIONS = _SESSION + "/executions"
+
+ROUTES = (
+    Route("GET", "/api/health", health),
+    Route("GET", "/api/server", server),
+    Route("GET", "/api/engines", engines),
+    Route("GET", "/api/sessions", sessions, query=SessionsQuery),
+    Route("POST", "/api/sessions", create, body=CreateSession),
+    Route("GET", _SESSION, session),
+    Route("PATCH", _SESSION, patch, body=PatchSession),
+    Route("DELETE", _SESSION, delete, body=EndRequest, body_is_optional=True),
+    Route("POST", _SESSION + "/execute", execute, body=ExecuteRequest),
+    Route("POST", _SESSION + "/interrupt", interrupt, body=InterruptRequest, body_is_optional=True),
+    Route("POST", _SESSION + "/kill", kill, body=EndRequest, body_is_optional=True),
+    Route("POST", _SESSION + "/restart", restart, body=EndRequest, body_is_optional=True),
+    Route("POST", _SESSION + "/input", input_, body=InputRequest),
+    Route("POST", _SESSION + "/complete", complete, body=CompleteRequest),
+    Route("POST", _SESSION + "/inspect", inspect, body=InspectRequest),
+    Route("POST", _SESSION + "/is_complete", is_complete, body=IsCompleteRequest),
+    Route("GET", _EXECUTIONS, executions, query=ExecutionsQuery),
+    Route("GET", _EXECUTIONS + "/{id}", execution, query=ExecutionQuery),
+    Route("GET", _EXECUTIONS + "/{id}/output", output, query=OutputQuery),
+    Route("GET", "/api/events", events, query=EventsQuery),
+)
+
+
+class RouteTable:
+    """Finds routes segment by segment, in the path as it was sent: an encoded slash is part of a segment."""
+
+    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
+        self._root: dict[str, Any] = {}
+        for route in routes:
+            node = self._root
+            for segment in route.path.split("/")[1:]:
+                node = node.setdefault("{}" if segment.startswith("{") else segment, {})
+            node.setdefault("", {})[route.method] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, tuple[str, ...]]:
+        """The route and the path's variables. Raises RouteNotFound or MethodNotAllowed."""
+        node, params = self._root, []
+        for segment in path.split("/")[1:]:
+            following = node.get(segment) if segment else None
+            if following is None:
+                following = node.get("{}")
+                if following is None:
+                    raise RouteNotFound(f"There is no route {_shown(path)}")
+                params.append(_decoded(segment))
+            node = following
+        methods: dict[str, Route] = node.get("", {})
+        if not methods or not path.startswith("/"):
+            raise RouteNotFound(f"There is no route {_shown(path)}")
+        route = methods.get(method)
+        if route is None:
+            allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})
+            raise MethodNotAllowed(
+                f"{_shown(path)} does not take {_shown(method)}", hint=f"It takes: {', '.join(allowed)}"
+            )
+        return route, tuple(params)
+
+
+def _decoded(segment: str) -> str:
+    """Percent-decoded once. Tornado hands bytes over as latin-1; what is not UTF-8 can match no name."""
+    if "%" not in segment and segment.isascii():
+        return segment
+    raw = segment.encode("latin-1").decode("utf-8", "surrogateescape")
+    return unquote(raw, errors="surrogateescape")
+
+
+def _shown(text: str) -> str:
+    return header_text(text if len(text) <= 80 else text[:80] + "...")

@@ -1,0 +1,161 @@
+"""What a session uses and whether the kernel killed for memory: read from its cgroup, else from /proc.
+
+Reads files and nothing else; keeps no samples. Source: the kernel's cgroup-v2 and cgroup-v1 documentation, cgroups(7),
+proc_pid_stat(5), proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from omega_sessiond.messages import Usage, now
+
+SCOPE_PREFIX = "omega-session-"
+"""Scopes of sessions start with it (host.unit_name). A cgroup of another name is shared with others: its figures say
+nothing of the session."""
+
+
+def sample(pid: int) -> Usage:
+    """What the session of host `pid` uses now."""
+    own = {controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)}
+    v2, memory, tasks = (_directory(name, own) for name in ("", "memory", "pids"))
+    cpu = _directory("cpuacct", own)
+    if v2 is None and memory is None and tasks is None and cpu is None:
+        return _from_proc(pid)
+    memory_bytes = _number(v2, "memory.current")
+    if memory_bytes is None:
+        memory_bytes = _number(memory, "memory.usage_in_bytes")
+    peak = _number(v2, "memory.peak")
+    if peak is None:
+        peak = _number(memory, "memory.max_usage_in_bytes")
+    count = _number(v2, "pids.current")
+    if count is None:
+        count = _number(tasks, "pids.current")
+    used_us, used_ns = _field(v2, "cpu.stat", "usage_usec"), _number(cpu, "cpuacct.usage")
+    cpu_s = used_us / 1e6 if used_us is not None else used_ns / 1e9 if used_ns is not None else None
+    if None in (memory_bytes, count, cpu_s):
+        # The controllers that this machine does not lend us are made up for by the processes' own figures.
+        rest = _from_proc(pid)
+        memory_bytes = rest.memory_bytes if memory_bytes is None else memory_bytes
+        peak = rest.memory_peak_bytes if peak is None else peak
+        count = rest.tasks if count is None else count
+        cpu_s = rest.cpu_s if cpu_s is None else cpu_s
+    return Usage("cgroup", now(), memory_bytes, peak, count, cpu_s)
+
+
+def oom_kills(cgroup: str) -> int | None:
+    """How many processes below a cgroup ("/user.slice/…", as systemd's ControlGroup has it) the kernel has killed for
+    memory; None where it does not count that (cgroup v1)."""
+    directory = _directory("", {"": cgroup})
+    return _field(directory, "memory.events", "oom_kill")
+
+
+def cgroup_of(pid: int) -> str | None:
+    """The cgroup v2 path of a process, as systemd's ControlGroup has it."""
+    return _cgroups(pid).get("")
+
+
+def _is_scope(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith(SCOPE_PREFIX) and name.endswith(".scope")
+
+
+def _cgroups(pid: int) -> dict[str, str]:
+    """Path by controller; "" is the v2 hierarchy."""
+    found: dict[str, str] = {}
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            found[controller] = path
+    return found
+
+
+@cache
+def _mounts() -> dict[str, tuple[str, str]]:
+    """Where each controller's hierarchy is mounted, and which of its directories is the mount's root."""
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        fields, _, tail = line.partition(" - ")
+        kind, _, options = tail.split(" ", 2)
+        _, _, _, root, place, *_ = fields.split(" ")
+        if kind == "cgroup2":
+            found.setdefault("", (place, root))
+        elif kind == "cgroup":
+            for option in options.rpartition(" ")[2].split(","):
+                found.setdefault(option, (place, root))
+    return found
+
+
+def _directory(controller: str, paths: dict[str, str]) -> str | None:
+    mount, path = _mounts().get(controller), paths.get(controller)
+    if mount is None or path is None:
+        return None
+    place, root = mount
+    if root != "/" and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    return place + path
+
+
+def _read(directory: str | None, name: str) -> str | None:
+    if directory is None:
+        return None
+    try:
+        return Path(directory, name).read_text("ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def _number(directory: str | None, name: str) -> int | None:
+    text = (_read(directory, name) or "").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _field(directory: str | None, name: str, key: str) -> int | None:
+    for line in (_read(directory, name) or "").splitlines():
+        word, _, value = line.partition(" ")
+        if word == key and value.isdigit():
+            return int(value)
+    return None
+
+
+def _from_proc(pid: int) -> Usage:
+    """The sum over the processes of the host's own process session, which it began (setsid)."""
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    memory = tasks = cpu = 0
+    try:
+        pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        pids = []
+    seen = False
+    for name in pids:
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue  # ended meanwhile
+        if int(fields[3]) != pid or fields[0] in (b"Z", b"X"):
+            continue
+        seen = True
+        cpu += sum(map(int, fields[11:15]))  # its own time and that of children it waited for
+        tasks += int(fields[17])
+        memory += int(fields[21]) * page
+    if not seen:
+        return Usage("proc", now())
+    return Usage("proc", now(), memory, _peak(pid), tasks, cpu / ticks)
+
+
+def _peak(pid: int) -> int | None:
+    for line in (_read(f"/proc/{pid}", "status") or "").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
