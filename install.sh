@@ -96,7 +96,7 @@ config_home=$(xdg "${XDG_CONFIG_HOME:-}" "$HOME/.config")
 state_home=$(xdg "${XDG_STATE_HOME:-}" "$HOME/.local/state")
 app=$data_home/omega-sessiond
 bin=$HOME/.local/bin
-units=$data_home/systemd/user
+units=$data_home/systemd/user # where systemd.unit(5) has packages in a home; ~/.config is for the user's own
 unit_names="omega-sessiond.socket omega-sessiond.service omega-sessiond-tcp.socket app-omega-sessions.slice"
 source=$(cd "$(dirname "$0")" && pwd -P)
 made_by="Made by omega-sessiond's install.sh" # as systemd/render.py writes it
@@ -215,40 +215,44 @@ if sqlite3.sqlite_version_info < (3, 37):
 print(getattr(sys, "_base_executable", None) or sys.executable)
 '
 
+# Every interpreter on PATH, the plain name first: the first python3 may be an old one before a good one.
+candidates() {
+  if [ -n "$chosen_python" ]; then
+    command -v "$chosen_python" || true
+    return
+  fi
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    printf '%s\n' "${PATH:-/usr/bin:/bin}" | tr ':' '\n' | while read -r directory; do
+      [ ! -x "$directory/$name" ] || printf '%s\n' "$directory/$name"
+    done
+  done
+}
+
 # Sets $python, or leaves with what was found instead.
 find_python() {
-  seen=
+  candidates >"$scratch/candidates"
   lacking=no
-  if [ -n "$chosen_python" ]; then
-    candidates=$chosen_python
-  else
-    candidates="python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /usr/local/bin/python3"
-  fi
-  IFS_before=$IFS
-  [ -z "$chosen_python" ] || IFS=
-  for candidate in $candidates; do
-    IFS=$IFS_before
-    path=$(command -v "$candidate" 2>/dev/null) || continue
+  while read -r path; do
     status=0
-    answer=$("$path" -I -c "$probe" 2>&1) || status=$?
+    answer=$("$path" -I -c "$probe" 2>&1 </dev/null) || status=$?
     if [ "$status" = 0 ]; then
       python=$answer
       return
     fi
     [ "$status" != 4 ] || lacking=yes
     # A broken interpreter answers with pages: its last line says it best.
-    seen="$seen
-  $path $(printf '%s\n' "$answer" | tail -n 1)"
-  done
-  IFS=$IFS_before
+    printf '  %s %s\n' "$path" "$(printf '%s\n' "$answer" | tail -n 1)" >>"$scratch/unsuitable"
+  done <"$scratch/candidates"
+  [ ! -s "$scratch/unsuitable" ] || {
+    warn "no suitable Python among these:"
+    cat "$scratch/unsuitable" >&2
+  }
   if [ "$lacking" = yes ]; then
-    warn "no suitable Python; found:$seen"
     fail 4 "a Python 3.11 is here, but a part of it is missing" \
       "Debian, Ubuntu: sudo apt install python3-venv" \
-      "pyenv and the like: install SQLite's and OpenSSL's headers and build Python again." \
+      "pyenv and the like: install the headers of SQLite and OpenSSL and build Python again." \
       "Or name another one: ./install.sh --python /path/to/python3"
   fi
-  [ -z "$seen" ] || warn "no suitable Python; found:$seen"
   [ -z "$chosen_python" ] || fail 3 "$chosen_python is no Python 3.11 or later that works"
   fail 3 "Python 3.11 or later is needed" \
     "Debian, Ubuntu: sudo apt install python3 python3-venv. Fedora: sudo dnf install python3. macOS: brew install python" \
@@ -298,6 +302,7 @@ build_environment() {
   # From a copy: setuptools writes beside the sources, and this may be a checkout that others write to or none can.
   mkdir "$scratch/source"
   cp -R "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$source/omega_sessiond" "$scratch/source"
+  chmod -R u+w "$scratch/source"
   PIP_RETRIES=${PIP_RETRIES:-2} "$new/bin/python" -I -m pip install --no-input --no-user \
     --disable-pip-version-check --progress-bar off -c "$source/constraints.txt" "$scratch/source" \
     >"$log" 2>&1 </dev/null || {
@@ -355,7 +360,6 @@ install_units() { # $1: the names of units whose text changed
 }
 
 install_program() {
-  [ "$uid" != 0 ] || say "You are root: this installs for root alone, in $HOME."
   for name in pyproject.toml constraints.txt README.md LICENSE omega_sessiond systemd; do
     [ -e "$source/$name" ] || fail 1 "$source/$name is missing" "Run install.sh from a whole checkout."
   done
@@ -365,11 +369,12 @@ install_program() {
   done
   no_manager=$(why_no_manager)
   [ "$tcp" = no ] || [ -z "$no_manager" ] || fail 2 "--tcp needs a systemd user manager: $no_manager"
-  find_python
+  [ "$uid" != 0 ] || say "You are root: this installs for root alone, in $HOME."
   scratch=$(mktemp -d)
   trap cleanup EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
+  find_python
   mkdir -p "$app"
   before=$(cd "$app/venv" 2>/dev/null && pwd -P) || before=
   build_environment
