@@ -1,9 +1,9 @@
 """Writes the two commands and the units of an installation; install.sh runs it with the installation's own Python.
 
-    python render.py VENV BIN_DIR [UNIT_DIR [TCP_PORT]]
+    python render.py VENV BIN_DIR [UNIT_DIR TCP_PORT]
 
 Files are replaced in one step, because someone may be running them, and only when their text has changed. The names of
-changed units go to stdout, one a line. Without UNIT_DIR no units are written, without TCP_PORT not that listener's.
+changed units go to stdout, one a line. Without UNIT_DIR no units are written.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def commands(venv: str) -> dict[str, str]:
     }
 
 
-def units(python: str, tcp_port: str = "") -> dict[str, str]:
+def units(python: str, tcp_port: str) -> dict[str, str]:
     """The texts of the units by name."""
     # systemd.service(5), "Command lines". A program's path may hold no quote or backslash, an argument may.
     escaped = python.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
@@ -69,16 +69,11 @@ def units(python: str, tcp_port: str = "") -> dict[str, str]:
         escaped = f'"{escaped}"'
     texts = {}
     for name in sorted(os.listdir(HERE)):
-        if not name.endswith((".socket", ".service", ".slice")) or ("@PORT@" in (text := _read(name)) and not tcp_port):
-            continue
-        text = text.replace("@PYTHON@", escaped).replace("@PORT@", tcp_port)
-        texts[name] = f"# {MADE_BY}; to change something use a drop-in.\n{text}"
+        if name.endswith((".socket", ".service", ".slice")):
+            with open(os.path.join(HERE, name), encoding="utf-8") as file:
+                text = file.read().replace("@PYTHON@", escaped).replace("@PORT@", tcp_port)
+            texts[name] = f"# {MADE_BY}; to change something use a drop-in.\n{text}"
     return texts
-
-
-def _read(name: str) -> str:
-    with open(os.path.join(HERE, name), encoding="utf-8") as file:
-        return file.read()
 
 
 def write(path: str, text: str, mode: int) -> bool:

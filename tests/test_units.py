@@ -24,7 +24,7 @@ def _verify(manager: UserManager, names: list[str]) -> str:
 
 def test_systemd_accepts_every_unit(user_manager: UserManager, test_venv: Path) -> None:
     """systemd-analyze verify has nothing to say about any of the units."""
-    units.put(user_manager, f"{test_venv}/bin/python", "3000")
+    units.put(user_manager, f"{test_venv}/bin/python")
     assert _verify(user_manager, NAMES) == ""
 
 
@@ -78,11 +78,10 @@ def test_tcp_listens_on_loopback_only(user_manager: UserManager, test_venv: Path
 
 
 def test_no_placeholder_is_left() -> None:
-    """Every placeholder of the templates is filled, and without a port there is no TCP unit."""
-    texts = units.rendered("/usr/bin/python3", "3000")
+    """Every placeholder of the templates is filled."""
+    texts = units.rendered("/usr/bin/python3")
     assert sorted(texts) == NAMES
     assert not [name for name, text in texts.items() if "@" in text]
-    assert sorted(units.rendered("/usr/bin/python3")) == [name for name in NAMES if "tcp" not in name]
 
 
 @pytest.mark.parametrize("directory", ["plain", "with blank", "dollar$HOME `id` \"quote'", "x" * 150])

@@ -18,12 +18,12 @@ DIRECTORY = ".local/share/systemd/user"
 """Below the home: where install.sh puts units."""
 
 
-def rendered(python: str, tcp_port: str = "") -> dict[str, str]:
+def rendered(python: str, tcp_port: str = "3000") -> dict[str, str]:
     """The texts of the units by name."""
     return render.units(python, tcp_port)
 
 
-def put(manager: UserManager, python: str, tcp_port: str = "") -> None:
+def put(manager: UserManager, python: str, tcp_port: str = "3000") -> None:
     """Install the units for a daemon run by `python`, and load them. Starts nothing."""
     account = pwd.getpwuid(manager.uid)
     directory = Path(manager.home)
@@ -36,9 +36,7 @@ def put(manager: UserManager, python: str, tcp_port: str = "") -> None:
     manager.systemctl("daemon-reload")
 
 
-def start(manager: UserManager, python: str, tcp_port: str = "") -> None:
-    """Install the units and start their sockets: from then on the first request starts the daemon."""
-    put(manager, python, tcp_port)
-    if tcp_port:
-        manager.systemctl("start", "omega-sessiond-tcp.socket")
-    manager.systemctl("start", "omega-sessiond.socket")
+def start(manager: UserManager, python: str, *sockets: str) -> None:
+    """Install the units and start the socket, and others: from then on the first request starts the daemon."""
+    put(manager, python)
+    manager.systemctl("start", "omega-sessiond.socket", *sockets)
