@@ -116,7 +116,6 @@ class Host:
         self.session_id = session_id
         self.scope = scope
         self.limits = limits
-        self.killed_by_us = False
         self.hello: HostHello | None = None
         self.bye: str | None = None
         self.on_frames: Callable[[list[HostFrame]], None] = lambda frames: None
@@ -153,6 +152,7 @@ class Host:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(launch.log, flags, 0o600))
         output = os.open(birth_log, flags, 0o600)
+        trouble = os.dup(trouble_fd)  # its own number may be one of the child's three standard ones
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(path)
@@ -160,13 +160,13 @@ class Host:
             listener.listen(16)
             file = paths.launch_file(state_dir, launch.session)
             popen = subprocess.Popen(
-                [launch.python, MAIN, file, str(listener.fileno()), str(trouble_fd)],
+                [launch.python, MAIN, file, str(listener.fileno()), str(trouble)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=launch.cwd,
                 env=launch.env,
-                pass_fds=(listener.fileno(), trouble_fd),
+                pass_fds=(listener.fileno(), trouble),
                 start_new_session=True,
                 umask=umask,
             )
@@ -177,6 +177,7 @@ class Host:
             ) from None
         finally:
             listener.close()
+            os.close(trouble)
             os.close(output)
         popen.returncode = 0  # from here on the pidfd tells when it ends, and Process reaps it
         process = Process(popen.pid, start_time(popen.pid), is_child=True)
@@ -277,7 +278,6 @@ class Host:
 
     async def end(self, scopes: Scopes | None, budget_s: float, *, at_rest: bool) -> list[Step]:
         """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`."""
-        self.killed_by_us = True
         begun = time.monotonic()
         steps: list[Step] = []
 
@@ -315,9 +315,7 @@ class Host:
         """Why the host is dead, as far as it can be known. `oom_killed` is the kernel's word (cgroup v2), if any."""
         if bye is not None:
             return Death(f"left: {bye}", "left")
-        if self.killed_by_us:
-            return Death("ended by request", "killed")
-        if oom_killed:
+        if oom_killed and exit.signal in (signal.SIGKILL, None) and exit.status is None:
             return Death("killed: out of memory" + self._memory_words(exit), "out_of_memory")
         if exit.signal == signal.SIGKILL and self._near_limit(exit):
             return Death("killed: probably out of memory" + self._memory_words(exit), "out_of_memory")

@@ -23,7 +23,7 @@ from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import HostFailed, JournalError, OmegaError
 from omega_sessiond.feed import Feed
-from omega_sessiond.host import Host, Launch
+from omega_sessiond.host import Death, Host, Launch
 from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal
 from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import (
@@ -101,6 +101,7 @@ class Keeper:
         self._scopes_asked: asyncio.Task[None] | None = None
         self._no_scopes_reason = "not asked yet"
         self._commits = 0
+        self._oom_kills: int | None = None
 
     # ---- life ----
 
@@ -162,8 +163,8 @@ class Keeper:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing runs, waits, starts or is unsettled: the daemon may leave."""
-        return not self.work and all(live.session.link in ("absent", "up") for live in self.by_name.values())
+        """Whether nothing runs, waits or starts: the daemon may leave."""
+        return not self.work and all(live.session.link != "starting" for live in self.by_name.values())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -204,7 +205,7 @@ class Keeper:
                 for id in ids:
                     self._settle(live, live.work[id], "cancelled", reason)
             case decide.Died(id):
-                self._settle(live, live.work[id], "died", live.record.state_reason or "host_died")
+                self._settle(live, live.work[id], "died", live.end_reason or live.death_code)
 
     def _begin(self, live: Live, work: Work) -> None:
         record, row = live.record, work.record
@@ -244,6 +245,8 @@ class Keeper:
         if reason == "host_failed" and live.start_failure:
             work.failure = live.start_failure
             error = ErrorValue("HostFailed", live.start_failure, "")
+        elif status == "died":
+            error = ErrorValue("HostDied", live.record.state_reason or "", "")
         row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
         self._finish(live, work, row)
         self.forget(live, work)
@@ -307,13 +310,17 @@ class Keeper:
         while live.session.link == "starting":
             await live.settled.wait()
         host, at_rest = live.host, live.session.is_at_rest
-        if host is not None:
-            live.settled.clear()
+        running = live.session.running
+        if running is not None and running in live.work:
+            live.work[running].interrupt_reason = reason
         self.handle(live, decide.EndAsked(reason, successor))
         if host is None:
             return []
+        live.end_reason = reason
         steps = await host.end(self.scopes if host.scope else None, budget_s, at_rest=at_rest)
-        await live.settled.wait()
+        while live.host is host:  # until what it left is read and its place is clear
+            live.settled.clear()
+            await live.settled.wait()
         return steps
 
     # ---- what hosts say ----
@@ -490,7 +497,7 @@ class Keeper:
                 kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
                 self.update(live, host=kept, host_seq=0, state_reason=None)
                 live.taken = live.acknowledged = 0
-                live.note = None
+                live.note = live.end_reason = None
                 await self.connect_scopes()
                 self._listen(live, host)
                 host.on_death = lambda exit: None
@@ -605,10 +612,12 @@ class Keeper:
         self._frames(live, None, batch)
         scope = host.scope if host is not None else record.host.scope if record.host is not None else ""
         await self._clear_scope(live, scope)
-        reason = self._why(live, host, exit, bye)
+        death = self._why(live, host, exit, bye)
+        live.death_code = "out_of_memory" if death.code == "out_of_memory" else "host_died"
+        reason = death.reason
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
-        used = last_taken > 0
-        lost = Lost("all", reason) if used else record.lost
+        was_used = last_taken > 0 or live.record.host_seq > 0
+        lost = Lost("all", reason) if was_used else record.lost
         live.host, live.note = None, None
         try:
             # One commit: a crash between the two would take what died with the host for work that nobody has begun.
@@ -635,15 +644,24 @@ class Keeper:
             except OmegaError as error:
                 log.warning("session %s: cannot clear %s: %s", live.record.name, scope, error.message)
 
-    def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> str:
+    def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> Death:
+        if live.end_reason is not None:
+            return Death(f"{live.end_reason} by request", "killed")
         if host is not None:
-            return host.describe_death(exit, bye, None).reason
+            return host.describe_death(exit, bye, self._oom_kill_seen())
         if bye is not None:
-            return f"left: {bye}"
+            return Death(f"left: {bye}", "left")
         kept = live.record.host
         if kept is not None and kept.boot_id != boot_id():
-            return "the machine was restarted"
-        return "its process ended while no daemon watched, cause unknown"
+            return Death("the machine was restarted", "unknown")
+        return Death("its process ended while no daemon watched, cause unknown", "unknown")
+
+    def _oom_kill_seen(self) -> bool:
+        """Whether the kernel killed for memory in the sessions' slice since this was asked last (cgroup v2)."""
+        if self.scopes is None:
+            return False
+        before, self._oom_kills = self._oom_kills, self._read_oom_kills()
+        return before is not None and self._oom_kills is not None and self._oom_kills > before
 
 
 def _timestamp(at: str) -> float:

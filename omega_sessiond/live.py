@@ -52,7 +52,8 @@ class Work:
 
 @dataclass(slots=True)
 class Live:
-    """One session. `taken` is the last execution its present host is known to have begun."""
+    """One session. `taken` is the last execution its present host is known to have begun, `note` what is unusual about
+    it now, `end_reason` why we end its host, `settled` set whenever a start, adoption or burial is done."""
 
     record: SessionRecord
     session: Session
@@ -64,5 +65,6 @@ class Live:
     ack_timer: asyncio.TimerHandle | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     start_failure: str | None = None
-    oom_kills: int | None = None
+    end_reason: str | None = None
+    death_code: str = "host_died"
     is_deleted: bool = False
