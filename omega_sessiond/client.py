@@ -155,6 +155,18 @@ class Client:
 
     # ---- executions ----
 
+    def submit(self, name: str, options: Json, creation: Callable[[], Json] | None) -> Json:
+        """Hand over a command and answer its execution as it is when `wait_s` is over. As `execute` otherwise."""
+        path = session_path(name) + "/execute"
+        options = {"idempotency_key": secrets.token_hex(16), **options, "create": False}
+        try:
+            execution: Json = self.post(path, options)
+        except SessionNotFound:
+            if creation is None:
+                raise
+            execution = self.post(path, {**options, "create": creation()})
+        return execution
+
     def execute(self, name: str, options: Json, creation: Callable[[], Json] | None) -> Iterator[Json]:
         """Run a command and follow its events to `execution_finished`, which carries the whole execution.
 

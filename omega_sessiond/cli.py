@@ -1,0 +1,366 @@
+"""The command line: its grammar, and the one edge where failures become exit codes.
+
+Each command lives in a module of its own kind and is imported when it is called. Exit codes: 0 done; 1 the session's
+code failed; 2 usage; 3 daemon unreachable; 4 no such session; 5 conflict; 124 time-out; 125 daemon or protocol error;
+130 interrupted. `service status` passes systemctl's on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from omega_sessiond.errors import OmegaError, SessionNotFound
+from omega_sessiond.invocation import Invocation
+from omega_sessiond.screen import FORMATS, Screen
+from omega_sessiond.shortcut import Begun
+
+EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable, 4 no such session, \
+5 conflict, 124 time-out, 125 daemon or protocol error, 130 interrupted"""
+
+OMEGALLM = """as OmegaLLM's command line: omegactl -s NAME (-c CMD | -f FILE) [--json]"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with suggestions for what was mistyped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"omegactl: {message}\nomegactl: see '{self.prog} --help'\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        kind = "command" if isinstance(action, argparse._SubParsersAction) else f"value for {_name_of(action)}:"
+        choices = [str(choice) for choice in action.choices]
+        self.error(f"unknown {kind} '{value}'" + suggestion(str(value), choices) or f"; one of {', '.join(choices)}")
+
+    def refuse(self, extras: Sequence[str], chosen: str | None) -> NoReturn:
+        """End for arguments nobody knows."""
+        parser: argparse.ArgumentParser = self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and chosen in action.choices:
+                parser = action.choices[chosen]
+        known = [option for option in parser._option_string_actions if option.startswith("--")]
+        first = extras[0].partition("=")[0]
+        parser.error(f"unknown argument '{first}'" + suggestion(first, known))
+
+
+def _name_of(action: argparse.Action) -> str:
+    return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
+
+
+def suggestion(text: str, known: Sequence[str]) -> str:
+    """ "; did you mean …?", or nothing when nothing is near."""
+    import difflib
+
+    near = difflib.get_close_matches(text, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+# ---- the grammar ----
+
+
+def _common() -> Parser:
+    """The options that stand before or after any command."""
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = common.add_argument_group("options of every command")
+    group.add_argument("--socket", metavar="PATH", help="talk to the daemon that listens there, and start none")
+    group.add_argument("--no-start", action="store_true", help="fail rather than start a daemon")
+    group.add_argument(
+        "--timeout", type=_seconds, metavar="S", help="exec: interrupt the command after so long; wait: give up"
+    )
+    group.add_argument("--color", choices=("auto", "always", "never"), help="colours; auto: on a terminal")
+    return common
+
+
+def _seconds(text: str) -> float:
+    """Seconds, or with one of the units s, m, h."""
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        value = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration: 30, 1.5, 10m, 2h") from None
+    if not 0 < value <= 31_536_000:
+        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and a year")
+    return value
+
+
+def _bytes(text: str) -> int | None:
+    """A size with K, M, G or T; "none" lifts a limit."""
+    if text.lower() == "none":
+        return None
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    factor = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}.get(digits[-1:], 0)
+    try:
+        return int(float(digits[:-1]) * factor) if factor else int(digits)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: 512M, 4G, none") from None
+
+
+def _count(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor none") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
+    return key, value
+
+
+def _filter(text: str) -> tuple[str, str | None]:
+    key, equals, value = text.partition("=")
+    return key, value if equals else None
+
+
+def _tail(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of lines")
+    return int(text)
+
+
+def parser() -> Parser:
+    """The whole grammar, from which the completions are made, too."""
+    common = _common()
+    top = Parser(
+        prog="omegactl",
+        description="Named REPL sessions that outlive their clients and their server.",
+        epilog=f"{OMEGALLM}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    def add(name: str, run: str, text: str, *, reads: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:], parents=[common])
+        command.set_defaults(run=run)
+        if reads:
+            command.add_argument("--format", choices=FORMATS, help="how to print (default: table)")
+            command.add_argument("--json", action="store_true", help="short for --format json")
+        return command
+
+    _add_executions(add)
+    _add_sessions(add)
+    _add_service(add)
+    return top
+
+
+def _add_executions(add: Any) -> None:
+    command = add("exec", "cli_exec:run", "run a command in a session, which is created on first use")
+    command.add_argument("name", metavar="NAME")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("-c", dest="code", metavar="CODE", help="the command")
+    source.add_argument("-f", dest="file", metavar="FILE", help="a file with it")
+    source.add_argument("stdin", nargs="?", choices=("-",), metavar="-", help="read it from standard input")
+    command.add_argument("--detach", action="store_true", help="print the execution's id and leave")
+    command.add_argument("--format", choices=("text", "json", "jsonl"), help="output, execution, or live events")
+    command.add_argument("--json", action="store_true", help="short for --format json")
+    command.add_argument("--no-create", action="store_true", help="fail when the session does not exist")
+    command.add_argument("--key", metavar="KEY", help="idempotency key: repeated with it, the command runs once")
+
+    command = add("wait", "cli_executions:wait", "wait for an execution, or for all of a session's", reads=True)
+    command.add_argument("what", metavar="NAME|ID")
+    command = add("interrupt", "cli_executions:interrupt", "interrupt what runs; variables are kept", reads=True)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--execution", type=int, metavar="ID", help="this one only, running or queued")
+    command = add("input", "cli_executions:input_", "answer an input() that waits")
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="the line; without it one is read from standard input")
+    command.add_argument("--eof", action="store_true", help="answer end of file")
+    command.add_argument("--execution", type=int, metavar="ID", help="the execution that asks (default: what runs)")
+    command = add("history", "cli_executions:history", "the executions of a session, oldest first", reads=True)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("-n", dest="count", type=_tail, metavar="N", help="only the last N")
+    command.add_argument("-f", "--follow", action="store_true", help="go on with those that come")
+    command = add("output", "cli_executions:output", "the whole output of an execution, or of a session's last")
+    command.add_argument("what", metavar="ID|NAME")
+    command.add_argument("--grep", metavar="RE", help="only lines that match")
+    command.add_argument("--tail", type=_tail, metavar="N", help="only the last N lines")
+    command.add_argument("--raw", action="store_true", help="with escape sequences, as it was written")
+
+
+def _add_sessions(add: Any) -> None:
+    command = add("ls", "cli_sessions:ls", "list the sessions", reads=True)
+    command.add_argument(
+        "--filter", action="append", type=_filter, metavar="K=V", help="state=, engine=, name=GLOB, or a label"
+    )
+    command.add_argument("--sort", metavar="K", help="name, state, engine, created, used, count (prefix - reverses)")
+    command.add_argument("-q", "--quiet", action="store_true", help="names only")
+    command.add_argument("-w", "--wide", action="store_true", help="all columns")
+    command = add("show", "cli_sessions:show", "the details of a session", reads=True)
+    command.add_argument("name", metavar="NAME")
+    command = add("new", "cli_sessions:new", "create a session", reads=True)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--engine", metavar="E", help="what evaluates (default: python)")
+    command.add_argument("--python", metavar="P", help="interpreter (default: that of $VIRTUAL_ENV)")
+    command.add_argument("--cwd", metavar="D", help="working directory (default: this one)")
+    command.add_argument("--env", action="append", type=_pair, metavar="K=V", help="set in its environment")
+    _add_limits(command)
+    command = add("set", "cli_sessions:set_", "change limits and labels of a session", reads=True)
+    command.add_argument("name", metavar="NAME")
+    _add_limits(command)
+    command.add_argument("--unlabel", action="append", metavar="K", help="remove a label")
+    command = add("rm", "cli_sessions:rm", "end sessions and remove them with their history")
+    command.add_argument("names", nargs="+", metavar="NAME")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    command = add("kill", "cli_sessions:kill", "end a session's process; history stays, variables go", reads=True)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--budget", type=_seconds, metavar="S", help="time to end by itself before SIGKILL")
+    command = add("restart", "cli_sessions:restart", "end a session's process and start a new one", reads=True)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--budget", type=_seconds, metavar="S", help="time to end by itself before SIGKILL")
+    add("engines", "cli_sessions:engines", "what can evaluate here", reads=True)
+    command = add("events", "cli_sessions:events", "what has happened", reads=True)
+    command.add_argument("-f", "--follow", action="store_true", help="go on with what happens")
+    command.add_argument("--since", type=int, metavar="ID", help="after this event")
+    command.add_argument("--session", metavar="NAME", help="of this session only")
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    absent = argparse.SUPPRESS
+    command.add_argument("--mem", type=_bytes, default=absent, metavar="M", help="memory: 512M, 4G, none")
+    command.add_argument("--tasks", type=_count, default=absent, metavar="N", help="processes and threads, or none")
+    command.add_argument("--cpu-weight", type=_count, default=absent, metavar="N", help="1 to 10000, or none")
+    command.add_argument("--label", action="append", type=_pair, metavar="K=V", help="a label")
+
+
+def _add_service(add: Any) -> None:
+    command = add("service", "cli_service:service", "the daemon: its status, start and stop")
+    command.add_argument("verb", choices=("status", "start", "stop", "restart", "enable", "disable"), metavar="VERB",
+                         help="status, start, stop, restart, enable, disable")  # fmt: skip
+    command.add_argument("--sessions", action="store_true", help="stop: end the sessions, too")
+    command.add_argument("--json", action="store_true", help="status: as JSON")
+    command = add("logs", "cli_service:logs", "what the daemon logs, or the host of one session")
+    command.add_argument("name", nargs="?", metavar="NAME")
+    command.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    command.add_argument("-n", dest="count", type=_tail, metavar="N", help="only the last N lines")
+    command = add("doctor", "doctor:run", "find what is wrong with this installation, and the remedy")
+    command.add_argument("--json", action="store_true", help="the findings as JSON")
+    command = add("completion", "completion:run", "a completion script for your shell")
+    command.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+    command = add("version", "cli_service:version", "the versions of this client and of the daemon")
+    command.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _omegallm_parser() -> Parser:
+    top = Parser(prog="omegactl", description=OMEGALLM, parents=[_common()])
+    top.add_argument("-s", "--session", dest="name", required=True, metavar="NAME")
+    source = top.add_mutually_exclusive_group(required=True)
+    source.add_argument("-c", "--cmd", dest="code", metavar="CMD")
+    source.add_argument("-f", "--file", dest="file", metavar="FILE")
+    top.add_argument("--json", action="store_true", help="session, command and output as JSON")
+    top.set_defaults(run="cli_exec:run_as_omegallm", command=None, stdin=None)
+    return top
+
+
+def _is_omegallm(arguments: Sequence[str], commands: Sequence[str]) -> bool:
+    """Whether -s stands where a command would."""
+    for argument in arguments:
+        if argument in commands:
+            return False
+        if argument in ("-s", "--session") or argument.startswith("--session="):
+            return True
+    return False
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """-c and its value in one piece: code may begin with a dash, and argparse would take it for an option."""
+    joined: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*joined, argument, *rest]
+        if argument in ("-c", "--cmd") and (value := next(rest, None)) is not None:
+            argument = f"{argument}={value}"
+        joined.append(argument)
+    return joined
+
+
+_DEFAULTS = {
+    "socket": None, "no_start": False, "timeout": None, "color": "auto", "format": None, "json": False, "yes": False,
+}  # fmt: skip
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments understood; ends the process with usage and exit code 2 otherwise."""
+    grammar = parser()
+    subcommands = next(action for action in grammar._actions if isinstance(action, argparse._SubParsersAction))
+    arguments = _joined(arguments)
+    if _is_omegallm(arguments, list(subcommands.choices)):
+        grammar = _omegallm_parser()
+    args, extras = grammar.parse_known_args(arguments)
+    if extras:
+        grammar.refuse(extras, args.command)
+    for name, value in _DEFAULTS.items():
+        if not hasattr(args, name):
+            setattr(args, name, value)
+    if not hasattr(args, "run"):
+        grammar.print_help(sys.stderr)
+        grammar.exit(2)
+    return args
+
+
+# ---- the edge ----
+
+
+def main(arguments: Sequence[str] | None = None, *, begun: Begun | None = None) -> int:
+    """Run one command; its exit code."""
+    try:
+        args = parse(sys.argv[1:] if arguments is None else arguments)
+        screen = Screen(args.color)
+    except KeyboardInterrupt:
+        return 130
+    call = Invocation(args, screen, begun)
+    module, _, function = args.run.partition(":")
+    try:
+        code: int = getattr(import_module("omega_sessiond." + module), function)(call)
+        sys.stdout.flush()
+        return code
+    except OmegaError as error:
+        _report(call, error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _end_by_sigpipe()
+    except OSError as error:
+        screen.warn(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return 125
+    except Exception:
+        import traceback
+
+        screen.say(traceback.format_exc())
+        screen.warn("this is a defect of omegactl; please report it")
+        return 125
+
+
+def _report(call: Invocation, error: OmegaError) -> None:
+    call.screen.warn(error.message)
+    if isinstance(error, SessionNotFound) and isinstance(name := getattr(call.args, "name", None), str):
+        try:
+            names = [session["name"] for session in call.client.get("/api/sessions")]
+        except OmegaError:
+            names = []
+        call.screen.say(f"No session is called '{name}'{suggestion(name, names)}")
+    elif error.hint:
+        call.screen.say(error.hint)
+
+
+def _end_by_sigpipe() -> NoReturn:
+    """Whoever read our output has gone: end as every filter does, without a word."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(141)
