@@ -32,8 +32,8 @@ for a damage that no death of ours causes; it is met, and named the same way, by
 BUSY_TIMEOUT_MS = 1000
 """How long to wait for a stranger (a backup, the sqlite3 shell) who has the file open when we open it."""
 
-LOW_SPACE_BYTES = 1024 * 1024
-"""An I/O error with less than this free is a full disk: SQLite reports that of its shared memory as an I/O error."""
+HEADER_BYTES = 100
+"""Of a SQLite file."""
 
 
 class Database:
@@ -143,16 +143,24 @@ class Atomic:
 
 
 def _make_file(path: str) -> None:
-    """An empty file of 0600 where there is none: at no moment can others open it."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    """See that a file is there which is ours to write. A new one is empty and 0600: at no moment can others open it."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDWR, 0o600))
+        return
     except FileExistsError:
         found = os.lstat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise JournalError(f"{path} is not a plain file", hint="Move it away.") from None
-        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
-            os.chmod(path, 0o600)
+    if not stat.S_ISREG(found.st_mode):
+        raise JournalError(f"{path} is not a plain file", hint="Move it away.")
+    for place, mode in ((directory, os.R_OK | os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+        if not os.access(place, mode, effective_ids=True):
+            raise JournalReadOnly(f"{path} cannot be used: no permission to read and write {place}")
+    if 0 < found.st_size < HEADER_BYTES:
+        # SQLite would take it for an empty file and write over it.
+        raise JournalCorrupt(f"{path} is damaged or no journal: it has {found.st_size} bytes")
+    if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+        os.chmod(path, 0o600)
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
@@ -193,8 +201,8 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _from_system(error: OSError, path: str) -> JournalError:
-    """A failure to make the file, by what the system said."""
-    text = f"Cannot create {path}: {error.strerror}"
+    """A refusal of the system as one of ours."""
+    text = f"Cannot write {path}: {error.strerror}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return JournalReadOnly(text)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -204,21 +212,15 @@ def _from_system(error: OSError, path: str) -> JournalError:
 
 def translated(error: sqlite3.Error, path: str) -> JournalError:
     """SQLite's error as one of ours. Only its primary code is promised, the low byte."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    directory = os.path.dirname(path)
-    match code:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_FULL:
             return JournalFull(f"No space left for the journal {path}: {error}")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return JournalCorrupt(f"{path} is damaged or no journal: {error}")
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+        case sqlite3.SQLITE_READONLY:
             return JournalReadOnly(f"{path} cannot be written to: {error}")
-        case sqlite3.SQLITE_CANTOPEN if not os.access(directory, os.W_OK, effective_ids=True):
-            return JournalReadOnly(f"{path} cannot be written to: its directory is read-only")
-        case sqlite3.SQLITE_CANTOPEN if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-            return JournalReadOnly(f"{path} cannot be read and written: {error}")
-        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if _free_bytes(directory) < LOW_SPACE_BYTES:
-            return JournalFull(f"No space left for the journal {path}: {error}")
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if (reason := _refusal(path)) is not None:
+            return _from_system(reason, path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return JournalError(
                 f"{path} is held by another program", hint=f"Find it with 'fuser {path}' and close it; then repeat."
@@ -227,9 +229,15 @@ def translated(error: sqlite3.Error, path: str) -> JournalError:
             return JournalError(f"The journal {path} failed: {error}")
 
 
-def _free_bytes(directory: str) -> int:
+def _refusal(path: str) -> OSError | None:
+    """Why the system takes no page beside the journal. SQLite tells a used-up quota, a disk that is full only when
+    written back, and one that has become read-only as the same I/O error."""
+    import tempfile
+
     try:
-        space = os.statvfs(directory)
-    except OSError:
-        return LOW_SPACE_BYTES
-    return space.f_bavail * space.f_frsize
+        with tempfile.TemporaryFile(dir=os.path.dirname(path), buffering=0) as probe:
+            probe.write(bytes(PAGE_BYTES))
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error
+    return None

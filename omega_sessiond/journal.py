@@ -286,7 +286,7 @@ class Journal:
     ) -> None:
         """The execution runs. One that runs already keeps its start; what it lost and resumed from is added."""
         with self._atomic:
-            if self._row("SELECT 1 FROM executions WHERE id = ? AND status = 'queued'", (execution_id,)):
+            if self._row("SELECT 1 FROM executions WHERE id = ? AND status = 'queued'", execution_id):
                 self._execute(
                     "UPDATE executions SET status = 'running', started_event_id = ?, started_at = ? WHERE id = ?",
                     (self._event(session.id, execution_id), at, execution_id),
@@ -393,11 +393,11 @@ class Journal:
         return self._executions("session_id = ? AND id > ? ORDER BY id LIMIT ?", session_id, after, limit)
 
     def _execution(self, condition: str, *values: object) -> ExecutionRecord | None:
-        row = self._row(_EXECUTIONS + condition, values)
+        row = self._row(_EXECUTIONS + condition, *values)
         return None if row is None else _execution_record(row)
 
     def _executions(self, condition: str, *values: object) -> list[ExecutionRecord]:
-        return [_execution_record(row) for row in self._rows(_EXECUTIONS + condition, values)]
+        return [_execution_record(row) for row in self._rows(_EXECUTIONS + condition, *values)]
 
     # ---- output ----
 
@@ -479,7 +479,7 @@ class Journal:
     def _output_end(self, execution_id: int) -> int:
         row = self._row(
             "SELECT offset + length(text) FROM output WHERE execution_id = ? ORDER BY offset DESC LIMIT 1",
-            (execution_id,),
+            execution_id,
         )
         return 0 if row is None else int(row[0])
 
@@ -532,7 +532,7 @@ class Journal:
         row = self._row(
             f"SELECT x.session_id, s.name, x.id, {_OWN_EVENTS}, x.command FROM executions x"
             " JOIN sessions s ON s.id = x.session_id WHERE x.id = ?",
-            (execution_id,),
+            execution_id,
         )
         if row is None:
             return
@@ -569,7 +569,8 @@ class Journal:
             middle = (low + high) // 2
             row = self._row(
                 "SELECT offset, event_id FROM output WHERE execution_id = ? AND offset >= ? ORDER BY offset LIMIT 1",
-                (execution_id, middle),
+                execution_id,
+                middle,
             )
             if row is None or row[1] > since:
                 high = middle
@@ -596,7 +597,7 @@ class Journal:
     def _rows(self, statement: str, *values: object) -> Generator[Any, None, None]:
         return self._database.rows(statement, values)
 
-    def _row(self, statement: str, values: Sequence[object] = ()) -> Any:
+    def _row(self, statement: str, *values: object) -> Any:
         return self._database.row(statement, values)
 
 

@@ -26,7 +26,7 @@ APPLICATION_ID = 0x6F6D6567
 MINIMUM_SQLITE = (3, 38, 0)
 """STRICT tables came with 3.37, the JSON functions became part of every build with 3.38."""
 
-_MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
+MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
     (
         "sessions, executions, output, events",
         (
@@ -113,13 +113,13 @@ _MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
     ),
 ]
 
-VERSION = len(_MIGRATIONS)
+VERSION = len(MIGRATIONS)
 """The version of the newest journal this program writes and reads, kept in the file's `user_version`."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the journal to VERSION, one transaction for each step, with a record of when and by what."""
-    for number, (name, statements) in enumerate(_MIGRATIONS[version(connection) :], start=version(connection) + 1):
+    for number, (name, statements) in enumerate(MIGRATIONS[version(connection) :], start=version(connection) + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
             if number == 1:
