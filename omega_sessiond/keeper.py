@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from omega_sessiond import host as hosts
-from omega_sessiond import paths, wire
+from omega_sessiond import paths, usage, wire
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import HostFailed, JournalError, OmegaError
@@ -101,6 +101,7 @@ class Keeper:
         self._scopes_asked: asyncio.Task[None] | None = None
         self._no_scopes_reason = "not asked yet"
         self._commits = 0
+        self._slice_cgroup: str | None = None
         self._oom_kills: int | None = None
 
     # ---- life ----
@@ -140,6 +141,7 @@ class Keeper:
         unit = hosts.unit_name(record.name, self._state_dir)
         if not live.host.scope and live.host.process.is_in_unit(unit):
             live.host.scope = unit
+        self._watch_slice(live.host)
         self._listen(live, live.host)
         self._spawn(self._reconnect(live, live.host))
 
@@ -510,6 +512,7 @@ class Keeper:
         except OmegaError as error:
             await self._start_failed(live, host, error)
             return
+        self._watch_slice(host)
         self._listen(live, host)
         self.handle(live, decide.HostStarted())
         live.settled.set()
@@ -656,11 +659,20 @@ class Keeper:
             return Death("the machine was restarted", "unknown")
         return Death("its process ended while no daemon watched, cause unknown", "unknown")
 
+    def _watch_slice(self, host: Host) -> None:
+        """Remember where the kernel counts its kills for memory among all sessions. The slice outlives the scope, in
+        which the count of a dead host is gone."""
+        if self._slice_cgroup is None and host.scope:
+            scope_cgroup = usage.cgroup_of(host.pid)
+            if scope_cgroup is not None:
+                self._slice_cgroup = scope_cgroup.rpartition("/")[0]
+                self._oom_kills = usage.oom_kills(self._slice_cgroup)
+
     def _oom_kill_seen(self) -> bool:
-        """Whether the kernel killed for memory in the sessions' slice since this was asked last (cgroup v2)."""
-        if self.scopes is None:
+        """Whether the kernel has killed for memory since this was asked last; False where it does not count."""
+        if self._slice_cgroup is None:
             return False
-        before, self._oom_kills = self._oom_kills, self._read_oom_kills()
+        before, self._oom_kills = self._oom_kills, usage.oom_kills(self._slice_cgroup)
         return before is not None and self._oom_kills is not None and self._oom_kills > before
 
 

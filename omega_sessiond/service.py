@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from omega_sessiond import __version__, paths, views
+from omega_sessiond import __version__, paths, usage, views
 from omega_sessiond import host as hosts
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
@@ -152,9 +152,10 @@ class Service:
     def session(self, name: str) -> SessionView:
         """One session, with what it uses now."""
         live = self._find(name)
-        return self._view(live, self._usage(live))
+        sampled = None if live.host is None else usage.sample(live.host.pid)
+        return self._view(live, sampled)
 
-    def _view(self, live: Live, usage: Usage | None = None) -> SessionView:
+    def _view(self, live: Live, used: Usage | None = None) -> SessionView:
         record = live.record
         return SessionView(
             id=record.id,
@@ -171,18 +172,11 @@ class Service:
             queue_length=len(live.session.queue),
             running_execution_id=live.session.running,
             limits=record.limits,
-            usage=usage,
+            usage=used,
             labels=record.labels,
             checkpoint=None,
             parent=None,
         )
-
-    def _usage(self, live: Live) -> Usage | None:
-        if live.host is None:
-            return None
-        from omega_sessiond.usage import sample
-
-        return sample(live.host.pid)
 
     async def create(self, request: CreateSession) -> SessionView:
         """Make a session and its host. Raises SessionExists, EngineUnavailable, InvalidField, HostFailed."""
