@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from omega_sessiond.errors import OmegaError, SessionNotFound
-from omega_sessiond.invocation import Invocation
+from omega_sessiond.invocation import Invocation, suggestion
 from omega_sessiond.screen import FORMATS, Screen
 from omega_sessiond.shortcut import Begun
 
@@ -55,14 +55,6 @@ class Parser(argparse.ArgumentParser):
 
 def _name_of(action: argparse.Action) -> str:
     return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
-
-
-def suggestion(text: str, known: Sequence[str]) -> str:
-    """ "; did you mean …?", or nothing when nothing is near."""
-    import difflib
-
-    near = difflib.get_close_matches(text, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 # ---- the grammar ----

@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from omega_sessiond.cli import suggestion
 from omega_sessiond.cli_executions import report_stop
 from omega_sessiond.client import session_path
-from omega_sessiond.invocation import Invocation, UsageError, creation_options
+from omega_sessiond.invocation import Invocation, UsageError, creation_options, suggestion
 from omega_sessiond.screen import Column, Screen, size
 
 Json = dict[str, Any]

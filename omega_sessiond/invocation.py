@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -105,3 +105,11 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def suggestion(text: str, known: Sequence[str]) -> str:
+    """ "; did you mean …?", or nothing when nothing is near."""
+    import difflib
+
+    near = difflib.get_close_matches(text, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
