@@ -272,9 +272,17 @@ class Host:
 
     # ---- end ----
 
-    def interrupt(self) -> bool:
-        """SIGINT to the host's process group, as ^C at a terminal; False when it is gone."""
-        return self.process.signal_group(signal.SIGINT)
+    def interrupt(self, execution_id: int) -> bool:
+        """SIGINT to the host's process group, as ^C at a terminal; False when it is gone.
+
+        A signal says nothing of its aim, and at rest a host ignores it: the command it is meant for is named behind
+        it, so that one which is sent and not begun yet is interrupted too.
+        """
+        if not self.process.signal_group(signal.SIGINT):
+            return False
+        if self._link is not None:
+            self._link.send_control({"t": "interrupt", "id": execution_id})
+        return True
 
     async def end(self, scopes: Scopes | None, budget_s: float, *, at_rest: bool) -> list[Step]:
         """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`."""

@@ -55,10 +55,6 @@ ACK_DELAY_S = 0.5
 ACK_FRAMES = 64
 """Frames after which an acknowledgement goes out at once, so that a flood's log is cut while it lasts."""
 
-RESEND_SIGINT_S = 0.25
-"""A SIGINT to a command sent less than this before may have come before it began, when the host ignores it; it is sent
-once more after the same time. Longer could hit a command's own clean-up."""
-
 TIMEOUT_GRACE_S = 5.0
 """A command that has not yielded so long after its time-out is reported as still running to those who wait."""
 
@@ -220,7 +216,6 @@ class Keeper:
             work.record = row = replace(row, status="running", started_at=at, lost=record.lost)
             self.committed()
         assert live.host is not None
-        work.sent_at = time.monotonic()
         live.host.execute(row.id, row.command)
         self._arm(live, work)
 
@@ -230,7 +225,7 @@ class Keeper:
         if row.timeout_s is None or work.timeout is not None:
             return
         left = row.timeout_s
-        if not work.sent_at and row.started_at is not None:
+        if row.started_at is not None:
             left -= time.time() - _timestamp(row.started_at)
         loop = asyncio.get_running_loop()
         work.timeout = loop.call_later(max(0.0, left), self._timed_out, live, work)
@@ -297,16 +292,7 @@ class Keeper:
         if host is None or work.record.status not in UNFINISHED:
             return False
         work.interrupt_reason = reason
-        if not host.interrupt():
-            return False
-        if time.monotonic() - work.sent_at < RESEND_SIGINT_S:
-            loop = asyncio.get_running_loop()
-            loop.call_later(RESEND_SIGINT_S, self._interrupt_again, live, work)
-        return True
-
-    def _interrupt_again(self, live: Live, work: Work) -> None:
-        if live.host is not None and live.session.running == work.record.id:
-            live.host.interrupt()
+        return host.interrupt(work.record.id)
 
     async def end(self, live: Live, reason: str, budget_s: float, *, successor: bool = False) -> list[Step]:
         while live.session.link == "starting":
@@ -613,6 +599,9 @@ class Keeper:
                 batch = []
                 await asyncio.sleep(0)
         self._frames(live, None, batch)
+        # Output that is journalled proves a beginning whose `took` may have been cut from the log since.
+        begun = (row.id for row in self._journal.unfinished(record.id) if row.output_bytes)
+        last_taken = max(last_taken, *begun, 0)
         scope = host.scope if host is not None else record.host.scope if record.host is not None else ""
         await self._clear_scope(live, scope)
         death = self._why(live, host, exit, bye)

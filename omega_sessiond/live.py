@@ -25,7 +25,6 @@ class Work:
     record: ExecutionRecord
     pieces: list[Piece] | None = field(default_factory=list)
     size: int = 0
-    sent_at: float = 0.0
     timeout: asyncio.TimerHandle | None = None
     interrupt_reason: str | None = None
     secret: bool = False
