@@ -1,0 +1,51 @@
+"""What an engine is to the host: something that runs commands. Knows no sockets, frames or daemons."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Protocol
+
+from omega_sessiond.wire import Frame
+
+ERROR_BYTES = 64 * 1024
+"""An error's message and traceback in a result are bounded to this each; the whole report is in the output."""
+
+
+class ErrorReport(NamedTuple):
+    """An exception of the user's code, as the result tells it."""
+
+    name: str
+    message: str
+    traceback: str
+
+
+class Outcome(NamedTuple):
+    """How a command ended: `status` is ok, error or interrupted; `displayed` says that a value was shown."""
+
+    status: str
+    displayed: bool = False
+    error: Optional[ErrorReport] = None
+    should_exit: bool = False
+    exit_status: int = 0
+    """What a forked child that came back from user code ends with."""
+
+
+class Engine(Protocol):
+    """Runs in the host's main thread. What it prints goes to the Output it was made with; user code runs inside
+    border.run_user. Except for `execute`, everything is asked at rest only, and what a question raises becomes "I do
+    not know"."""
+
+    version: str
+
+    def execute(self, execution_id: int, code: str) -> Outcome: ...
+
+    def complete(self, code: str, cursor: int) -> Frame:
+        """The fields of a CompleteReply; `cursor` counts characters."""
+
+    def inspect(self, code: str, cursor: int) -> Frame:
+        """The fields of an InspectReply."""
+
+    def is_complete(self, code: str) -> Frame:
+        """The fields of an IsCompleteReply."""
+
+    def close(self) -> None:
+        """The session ends: let the user's code clean up."""

@@ -1,0 +1,463 @@
+"""The host: reads commands, runs them in its engine, says what came of it. One main thread, one helper.
+
+Everything that both threads touch (connections, numbers, what runs, the open question) changes under the outbox's
+lock. User code is never called with that lock held. Knows what a daemon may say; nothing of Python the language.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import signal
+import sys
+import time
+from _thread import allocate_lock, get_ident
+from typing import Any, Dict, Optional
+
+import omega_sessiond
+from omega_sessiond import wire
+from omega_sessiond.hosts import border
+from omega_sessiond.hosts.bell import Bell
+from omega_sessiond.hosts.engine import Engine, ErrorReport, Outcome
+from omega_sessiond.hosts.helper import Helper
+from omega_sessiond.hosts.outbox import Connection, Outbox, plain, quote
+from omega_sessiond.hosts.output import Output
+
+EXIT_COLLAPSED = 70
+"""Exit status after a defect; the reason stands in the trouble log. Source: sysexits.h, EX_SOFTWARE."""
+
+HELPER_RETRY_MS = 1000
+"""How often a host at rest tries to have a helper thread again when a limit on tasks took it."""
+
+
+class Question:
+    """One input() that waits for its answer."""
+
+    def __init__(self, execution_id: int) -> None:
+        self.execution_id = execution_id
+        self.answered = False
+        self.text: Optional[str] = None
+        self.lock = allocate_lock()
+        self.lock.acquire()
+
+    def answer(self, text: Optional[str]) -> None:
+        if not self.answered:
+            self.text = text
+            self.answered = True
+            self.lock.release()
+
+
+class Host:
+    """One session's process. `serve` returns only in a forked child."""
+
+    def __init__(self, session: str, log: str, listener: int, trouble: int, head_bytes: int, tail_bytes: int) -> None:
+        self.session = session
+        self.running = 0
+        self.last_taken = 0
+        self.forked = False
+        self._trouble = trouble
+        self._main_thread = get_ident()
+        self._bell = Bell()
+        helper_bell = Bell()
+        self.outbox = Outbox(log, self.report, self._retire)
+        self.output = Output(self.outbox, head_bytes, tail_bytes, helper_bell, self._bell)
+        self.helper = Helper(self, _socket.socket(fileno=listener), helper_bell)
+        self._engine: Engine
+        self._count = 0
+        self._have = 0
+        self._leaving: Optional[str] = None
+        self._question: Optional[Question] = None
+        self._interrupt_id = 0
+        self._interrupts_before = 0
+        self._mine: Optional[Connection] = None  # the connection the main thread waits on: only it may close it
+        self._poll = select.poll()
+        self._fork_lock = allocate_lock()
+        self._is_prepared = False
+
+    # ---- life ----
+
+    def start(self, engine: Engine) -> None:
+        """Take over descriptors 1 and 2 and the signals, and begin to listen."""
+        self._engine = engine
+        self._poll.register(self._bell, select.POLLIN)
+        border.on_deferred = self._signal_deferred
+        border.on_terminate = self._terminated
+        border.guard()
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
+        )
+        self.output.capture()
+        self.helper.start()
+
+    def serve(self) -> None:
+        """Run commands until asked to leave."""
+        while self._leaving is None:
+            connection = self._wait_for_work()
+            while connection is not None and connection.bodies and self._leaving is None:
+                try:
+                    frame = wire.unpack(connection.bodies.popleft())
+                except wire.TornFrame as error:
+                    self._lose(connection, str(error))
+                    break
+                self._work(connection, frame)
+        self._leave(self._leaving)
+
+    def _leave(self, reason: str) -> None:
+        border.discard_interrupts()
+        try:
+            self._engine.close()
+        except BaseException as error:  # user code's last words
+            self.report("the session's exit functions failed: %r" % error)
+        self._end_child_if_forked(0)
+        with self.outbox.lock:
+            self.output.begin(0)
+            self.outbox.emit("bye", ',"reason":%s' % quote(plain(reason)))
+            self.outbox.commit()
+            os._exit(0)
+
+    def collapse(self, reason: str) -> None:
+        self.report(reason)
+        os._exit(EXIT_COLLAPSED)
+
+    def report(self, text: str) -> None:
+        """One line into the trouble log."""
+        line = "omega-session %s: %s" % (self.session, text)
+        printable = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+        try:
+            os.write(self._trouble, printable.encode("utf-8", "backslashreplace")[:4000] + b"\n")
+        except OSError:
+            pass  # nobody reads it, and there is no other place to say so
+
+    # ---- the main thread at rest ----
+
+    def _wait_for_work(self) -> Optional[Connection]:
+        """The connection with something to read on it or already read; None: look around again."""
+        connection = self._mine
+        if connection is not self.outbox.connection:
+            connection = self._change_connection()
+        if connection is not None and connection.bodies:
+            return connection
+        timeout = None if self._fork_lock.locked() or self.helper.start() else HELPER_RETRY_MS
+        ready = self._poll.poll(timeout)
+        for descriptor, event in ready:
+            if event & select.POLLNVAL:
+                self.collapse("the session's code closed descriptor %d, which the host needs" % descriptor)
+            if descriptor == self._bell.fileno():
+                self._bell.wait()
+                if border.pending:
+                    self._run_deferred_signals()
+            elif connection is not None and connection is self.outbox.connection:
+                self._read(connection)
+        return connection
+
+    def _change_connection(self) -> Optional[Connection]:
+        with self.outbox.lock:
+            if self._mine is not None:
+                self._mine.close()
+            self._mine = connection = self.outbox.connection
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        if connection is not None:
+            self._poll.register(connection, select.POLLIN)
+        return connection
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            alive = connection.receive()
+        except wire.TornFrame as error:
+            self._lose(connection, str(error))
+            return
+        if not alive:
+            self._lose(connection, "")
+
+    def _lose(self, connection: Connection, trouble: str) -> None:
+        if trouble:
+            self.report("the command connection is torn: %s" % trouble)
+        connection.bodies.clear()
+        with self.outbox.lock:
+            if self.outbox.connection is connection:
+                self.outbox.detach()
+
+    def _retire(self, connection: Connection) -> None:
+        """A connection is spoken to no longer; the lock is held."""
+        if connection is not self._mine:
+            connection.close()
+
+    def _run_deferred_signals(self) -> None:
+        """The user's own handlers of signals that came at rest."""
+        for call in border.take_deferred():
+            try:
+                border.run_user(call)
+            except BaseException:  # user code may raise anything; it is told as late output
+                try:
+                    border.run_user(sys.excepthook, *sys.exc_info())
+                except BaseException as error:
+                    self.report("the session's excepthook failed: %r" % error)
+            self._end_child_if_forked(0)
+
+    # ---- work ----
+
+    def _work(self, connection: Connection, frame: wire.Frame) -> None:
+        kind = frame.get("t")
+        code = frame.get("code")
+        if kind == "execute":
+            execution_id = frame.get("id")
+            if type(execution_id) is int and type(code) is str:
+                self._execute(connection, execution_id, code)
+            else:
+                self.report("an execute frame without an id or code")
+        elif kind in ("complete", "inspect", "is_complete") and type(code) is str:
+            self._answer(connection, str(kind), frame, code)
+
+    def _execute(self, connection: Connection, execution_id: int, code: str) -> None:
+        outbox = self.outbox
+        with outbox.lock:
+            if outbox.connection is not connection or execution_id <= self.last_taken:
+                return
+            self.output.begin(execution_id)
+            border.discard_interrupts()
+            if self._interrupt_id == execution_id:
+                border.pending.append(signal.SIGINT)
+            self._interrupts_before = border.interrupts
+            self.last_taken = self.running = execution_id
+            self._count += 1
+            outbox.busy = True
+            outbox.emit("took", ',"id":%d,"at":%r' % (execution_id, time.time()))
+            outbox.commit(hold=True)
+        begun = time.perf_counter()
+        try:
+            outcome = self._engine.execute(execution_id, code)
+        except Exception as error:  # a defect of the engine's must not cost the session
+            self.report("the engine failed: %r" % error)
+            outcome = Outcome("error", error=ErrorReport(type(error).__name__, "the engine failed: %s" % error, ""))
+        duration_ms = (time.perf_counter() - begun) * 1000
+        if self.forked:
+            self._end_child_if_forked(outcome.exit_status)
+        with outbox.lock:
+            dropped = self.output.end()
+            self.running = 0
+            outbox.busy = False
+            if self._question is not None:
+                self._question.answer(None)
+            border.discard_interrupts()
+            outbox.emit("result", self._result(execution_id, outcome, duration_ms, dropped))
+            unsent = outbox.commit()
+        if unsent:
+            self.helper.bell.ring()
+
+    def _result(self, execution_id: int, outcome: Outcome, duration_ms: float, dropped: int) -> str:
+        fields = ',"id":%d,"status":"%s","at":%r,"duration_ms":%r,"count":%d' % (
+            execution_id,
+            outcome.status,
+            time.time(),
+            round(duration_ms, 3),
+            self._count,
+        )
+        if outcome.displayed:
+            fields += ',"displayed":true'
+        if outcome.error is not None:
+            name, message, report = outcome.error
+            fields += ',"error":{"name":%s,"message":%s,"traceback":%s}' % (
+                quote(plain(name)),
+                quote(plain(message)),
+                quote(plain(report)),
+            )
+        if outcome.should_exit:
+            fields += ',"should_exit":true'
+        if dropped:
+            fields += ',"dropped":%d' % dropped
+        return fields
+
+    def _answer(self, connection: Connection, kind: str, frame: wire.Frame, code: str) -> None:
+        cursor = frame.get("cursor")
+        if type(cursor) is not int or not 0 <= cursor <= len(code):
+            cursor = len(code)
+        border.discard_interrupts()
+        try:
+            if kind == "complete":
+                body: wire.Frame = self._engine.complete(code, cursor)
+            elif kind == "inspect":
+                body = self._engine.inspect(code, cursor)
+            else:
+                body = self._engine.is_complete(code)
+        except BaseException:  # user code (a __dir__, a __repr__) may raise anything: then nothing is known
+            unknown: Dict[str, wire.Frame] = {
+                "complete": {"matches": [], "start": cursor, "end": cursor},
+                "inspect": {"found": False, "text": ""},
+                "is_complete": {"status": "unknown", "indent": ""},
+            }
+            body = unknown[kind]
+        self._end_child_if_forked(0)
+        with self.outbox.lock:
+            if self.outbox.connection is connection:
+                self.outbox.reply({"t": "reply", "req": frame.get("req"), "body": plain(body)})
+        if self.outbox.backlog:
+            self.helper.bell.ring()
+
+    def ask(self, prompt: str, secret: bool) -> Optional[str]:
+        """input(): tell the daemon and wait for the line. None at the end of input, in a forked child too."""
+        if self.forked or not self.running:
+            return None
+        self.output.flush()
+        question = Question(self.running)
+        with self.outbox.lock:
+            if self._question is not None:
+                raise RuntimeError("another thread waits for input already")
+            self._question = question
+            fields = ',"id":%d,"prompt":%s,"secret":%s' % (
+                question.execution_id,
+                quote(plain(prompt)[:PROMPT_CHARS]),
+                "true" if secret else "false",
+            )
+            self.outbox.emit("input_request", fields)
+            unsent = self.outbox.commit()
+        if unsent:
+            self.helper.bell.ring()
+        try:
+            self._wait_for_answer(question)
+        finally:
+            with self.outbox.lock:
+                if self._question is question:
+                    self._question = None
+        return question.text
+
+    def _wait_for_answer(self, question: Question) -> None:
+        if get_ident() != self._main_thread:
+            question.lock.acquire()
+            return
+        while not question.answered:
+            if border.pending:
+                border.deliver()
+            self._bell.wait()
+
+    # ---- what the helper tells; it holds no lock ----
+
+    def introduce(self, have: int) -> wire.Frame:
+        with self.outbox.lock:
+            self.outbox.detach()
+            self.outbox.acknowledge(have)
+            self._have = have
+            log_from, log_to = self.outbox.log_range
+            hello = {
+                "t": "hello",
+                "wire": wire.WIRE,
+                "session": self.session,
+                "pid": os.getpid(),
+                "last_taken": self.last_taken,
+                "running": self.running,
+                "log_from": log_from,
+                "log_to": log_to,
+                "version": omega_sessiond.__version__,
+                "engine_version": self._engine.version,
+                "features": list(wire.FEATURES),
+            }
+        self._bell.ring()
+        return hello
+
+    def employ(self, connection: Connection) -> None:
+        with self.outbox.lock:
+            self.outbox.detach()
+            self.outbox.attach(connection, self._have)
+        self._bell.ring()
+
+    def obey(self, frame: wire.Frame) -> None:
+        kind = frame.get("t")
+        number = frame.get("seq" if kind == "ack" else "id")
+        if kind == "exit":
+            self._leaving = str(frame.get("reason") or "asked to leave")
+            self._bell.ring()
+        elif type(number) is not int:
+            return
+        elif kind == "ack":
+            with self.outbox.lock:
+                self.outbox.acknowledge(number)
+        elif kind == "input":
+            self._give_answer(number, frame.get("text"))
+        elif kind == "interrupt":
+            self._interrupt(number)
+
+    def _give_answer(self, execution_id: int, text: Any) -> None:
+        with self.outbox.lock:
+            question = self._question
+            if question is not None and question.execution_id == execution_id:
+                question.answer(text if type(text) is str else None)
+        self._bell.ring()
+
+    def _interrupt(self, execution_id: int) -> None:
+        """SIGINT says nothing of its aim, and one that comes before its command is taken is lost. The daemon names
+        the command behind the signal: not yet taken, it is interrupted when it is; running, unless a signal came."""
+        with self.outbox.lock:
+            if execution_id > self.last_taken:
+                self._interrupt_id = execution_id
+            elif execution_id == self.running and border.interrupts == self._interrupts_before:
+                signal.pthread_kill(self._main_thread, signal.SIGINT)
+
+    # ---- signals; in the handler, anywhere in the main thread ----
+
+    def _signal_deferred(self) -> None:
+        self._bell.ring()
+        if self.running:
+            self.helper.bell.ring()
+
+    def _terminated(self) -> None:
+        if self._leaving is None:
+            self._leaving = "SIGTERM"
+        self._bell.ring()
+
+    # ---- forks ----
+
+    def _before_fork(self) -> None:
+        """Only one thread at a time forks, the helper is gone, and nothing is half said. Must not raise: the fork
+        would happen all the same."""
+        self._fork_lock.acquire()
+        self._is_prepared = False
+        try:
+            if not self.forked:
+                self.output.frame()
+                self.helper.stop()
+                self.outbox.lock.acquire()
+                self._is_prepared = True
+        except RecursionError:
+            pass  # the child replaces the locks anyway
+
+    def _after_fork_in_parent(self) -> None:
+        if self._is_prepared:
+            self.outbox.lock.release()
+        if not self.forked and not self.helper.start():
+            self.report("no thread left for the helper: children's output and new daemons wait until there is one")
+        self._fork_lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        """A child holds nothing of the host's: whoever connects must not find it in its place."""
+        self._fork_lock = allocate_lock()
+        if self.forked:
+            return
+        self.forked = True
+        self._main_thread = get_ident()
+        border.become_child()
+        connections = {connection for connection in (self._mine, self.outbox.connection) if connection is not None}
+        held = [*self.helper.descriptors(), self._bell, *connections, self.output, self.outbox]
+        for holder in held:
+            try:
+                holder.close_in_child()
+            except OSError:
+                pass  # the user's code closed it before
+        os.close(self._trouble)
+        self._trouble = -1
+
+    def _end_child_if_forked(self, status: int) -> None:
+        """A forked child that came back from user code is no host: it says what it has to say, and ends."""
+        if not self.forked:
+            return
+        for flush in (sys.stdout.flush, sys.stderr.flush, self.output.flush):
+            try:
+                flush()
+            except Exception:  # user's streams, or nobody reads any more: it ends all the same
+                status = status or 1
+        os._exit(status)
+
+
+PROMPT_CHARS = 64 * 1024

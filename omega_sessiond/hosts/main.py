@@ -1,0 +1,77 @@
+"""The entry of a host process, started by path: PYTHON main.py LAUNCH_FILE LISTEN_FD TROUBLE_FD.
+
+Runs in the user's interpreter, so it hides itself: its directory leaves sys.path, its modules leave sys.modules, and
+`__main__` becomes the user's. Everything the host needs is imported here, for an upgrade replaces the files under it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_HAS_SCRIPT_DIRECTORY = not getattr(sys.flags, "safe_path", False)
+if _HAS_SCRIPT_DIRECTORY:
+    del sys.path[0]  # this directory: nothing here may stand for a module of the same name
+
+import json  # noqa: E402
+import os  # noqa: E402
+import resource  # noqa: E402
+from importlib.util import module_from_spec, spec_from_file_location  # noqa: E402
+from typing import Any  # noqa: E402
+
+PACKAGE = "omega_sessiond"
+EXIT_USAGE = 2
+
+
+def load_package() -> tuple[Any, dict[str, Any]]:
+    """Import the host's modules without a trace: the user's own `import omega_sessiond` is the user's. Returns the
+    host's loop and its engines by name."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    spec = spec_from_file_location(PACKAGE, os.path.join(root, "__init__.py"), submodule_search_locations=[root])
+    assert spec is not None and spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules[PACKAGE] = package
+    spec.loader.exec_module(package)
+
+    from omega_sessiond.hosts import border, loop, python
+
+    names = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
+    border.own([sys.modules.pop(name) for name in names] + [sys.modules["__main__"]])
+    return loop, {"python": python.PythonEngine}
+
+
+def main(arguments: list[str]) -> int:
+    """Be the host of one session until it ends."""
+    if len(arguments) != 3:
+        sys.stderr.write("usage: main.py LAUNCH_FILE LISTEN_FD TROUBLE_FD\n")
+        return EXIT_USAGE
+    with open(arguments[0], encoding="utf-8") as file:
+        launch = json.load(file)
+    listener = int(arguments[1])
+    os.set_inheritable(listener, False)
+    trouble = os.dup(int(arguments[2]))  # not inheritable, and no descriptor that is about to be replaced
+    if int(arguments[2]) > 2:
+        os.close(int(arguments[2]))
+    loop, engines = load_package()
+    if launch["engine"] not in engines:
+        sys.stderr.write("no engine %r in this host\n" % launch["engine"])
+        return EXIT_USAGE
+    restore_limit(launch.get("nofile"))
+    sys.argv = [""]
+    if _HAS_SCRIPT_DIRECTORY:
+        sys.path.insert(0, "")
+    host = loop.Host(launch["session"], launch["log"], listener, trouble, launch["head_bytes"], launch["tail_bytes"])
+    host.start(engines[launch["engine"]](host.output, host.ask))
+    host.serve()
+    return 0
+
+
+def restore_limit(nofile: list[int] | None) -> None:
+    """Give the user's code the soft limit on descriptors that the user had."""
+    if nofile:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft = nofile[0] if hard == resource.RLIM_INFINITY else min(nofile[0], hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,234 @@
+"""The Python engine: commands run in a namespace that lasts, as at the prompt of `python3`.
+
+The value of a last expression is shown, `_` keeps it, `await` works at the top level. Knows the language, the Output
+it prints to and how to ask for input; nothing of daemons and frames.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import atexit
+import builtins
+import io
+import linecache
+import sys
+import types
+from typing import Any, Dict, Optional
+
+from omega_sessiond.hosts import border, completion, reports
+from omega_sessiond.hosts.engine import Outcome
+from omega_sessiond.hosts.output import Output
+from omega_sessiond.hosts.streams import Ask, TextInput, TextOutput, make_getpass, make_input
+from omega_sessiond.wire import Frame
+
+CO_COROUTINE = 0x80
+"""inspect.CO_COROUTINE, whose module takes longer to import than a session to start."""
+
+_FUTURES = 0
+for _name in __future__.all_feature_names:
+    _FUTURES |= getattr(__future__, _name).compiler_flag
+
+
+class PythonEngine:
+    """Evaluates in a fresh `__main__`. Made once in a process: it replaces the standard streams, `input` and the
+    display hook."""
+
+    version = sys.version.split()[0].rstrip("+")
+
+    def __init__(self, output: Output, ask: Ask) -> None:
+        self._output = output
+        self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        self._loop: Any = None
+        self._task: Any = None
+        self._task_is_cancelled = False
+        self._main = fresh_main()
+        self.namespace: Dict[str, Any] = vars(self._main)
+        stdin = TextInput(ask)
+        sys.stdin = sys.__stdin__ = stdin  # type: ignore[assignment,misc]
+        sys.stdout = sys.__stdout__ = TextOutput(output, "stdout", 1)  # type: ignore[assignment,misc]
+        sys.stderr = sys.__stderr__ = TextOutput(output, "stderr", 2)  # type: ignore[assignment,misc]
+        builtins.input = make_input(stdin)
+        _replace_getpass(stdin)
+        self._hook = self._make_displayhook()
+        sys.displayhook = self._hook
+        sys.ps1, sys.ps2 = ">>> ", "... "  # what tells libraries that somebody sits at a prompt
+        border.interrupt_task = self._interrupt_task
+
+    # ---- commands ----
+
+    def execute(self, execution_id: int, code: str) -> Outcome:
+        displayed = False
+        try:
+            value = self._evaluate("<omega-%d>" % execution_id, code)
+            if value is not None:
+                displayed = self._display(value)
+        except SystemExit as exit:
+            return self._exit(exit)
+        except BaseException as error:  # whatever user code raises is the command's outcome
+            return self._fail(error)
+        return Outcome("ok", displayed)
+
+    def _evaluate(self, file: str, source: str) -> Any:
+        """Run the statements; the value of the last one if it is an expression, else None."""
+        # With the final newline that traceback expects; None for the time keeps checkcache() from looking for a file.
+        linecache.cache[file] = (len(source), None, io.StringIO(source + "\n", None).readlines(), file)
+        namespace = self.namespace
+        if "\\" not in source:  # the compiler would warn of a wrong escape twice
+            try:
+                code = compile(source, file, "eval", self._flags, True)
+            except Exception:
+                pass  # no single expression, or wrong anyhow: the second attempt tells
+            else:
+                return self._run(code, namespace)
+        tree = compile(source, file, "exec", self._flags | ast.PyCF_ONLY_AST, True)
+        last: Optional[ast.Expression] = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = ast.Expression(tree.body.pop().value)
+        code = compile(tree, file, "exec", self._flags, True)
+        self._flags |= code.co_flags & _FUTURES
+        last_code = None if last is None else compile(last, file, "eval", self._flags, True)
+        if tree.body or last_code is None:
+            self._run(code, namespace)
+        return None if last_code is None else self._run(last_code, namespace)
+
+    def _run(self, code: types.CodeType, namespace: Dict[str, Any]) -> Any:
+        value = border.run_user(eval, code, namespace)
+        return self._await(value) if code.co_flags & CO_COROUTINE else value
+
+    def _display(self, value: object) -> bool:
+        """As sys.displayhook does; False when the user's own hook did it."""
+        hook = sys.displayhook
+        if hook is not self._hook:
+            border.run_user(hook, value)
+            return False
+        builtins._ = None  # type: ignore[attr-defined]
+        text = border.run_user(repr, value)
+        self._output.show("result", text)
+        self._output.show("result", "\n")
+        builtins._ = value  # type: ignore[attr-defined]
+        return True
+
+    def _make_displayhook(self) -> Any:
+        def displayhook(value: object) -> None:
+            """Print an object to sys.stdout and also save it in builtins._"""
+            if value is not None:
+                builtins._ = None  # type: ignore[attr-defined]
+                text = border.call_user(repr, value)
+                border.call_user(sys.stdout.write, text + "\n")
+                builtins._ = value  # type: ignore[attr-defined]
+
+        return displayhook
+
+    def _exit(self, exit: SystemExit) -> Outcome:
+        """exit() ends no session: the client is told that the user meant to leave."""
+        status = exit.code
+        if status is None or isinstance(status, int):
+            return Outcome("ok", should_exit=True, exit_status=(status or 0) & 0xFF)
+        try:
+            self._output.show("stderr", border.run_user(str, status) + "\n")
+        except BaseException as error:  # its __str__ is user code
+            return self._fail(error)
+        return Outcome("ok", should_exit=True, exit_status=1)
+
+    def _fail(self, error: BaseException) -> Outcome:
+        border.discard_interrupts()  # the command is over; what came too late must not hit its report
+        report = reports.describe(error)
+        reports.remember(error)
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+        try:
+            if not self._show_by_excepthook(error):
+                self._output.show("traceback", report.traceback)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        return Outcome(status, error=reports.bounded(report), exit_status=1)
+
+    def _show_by_excepthook(self, error: BaseException) -> bool:
+        """Whether an excepthook of the user's own showed the exception."""
+        hook = sys.excepthook
+        if hook is sys.__excepthook__:
+            return False
+        try:
+            border.run_user(hook, type(error), error, error.__traceback__)
+        except BaseException as failure:  # user code
+            self._output.show("traceback", "Error in sys.excepthook:\n" + reports.describe(failure).traceback)
+            self._output.show("traceback", "\nOriginal exception was:\n")
+            return False
+        return True
+
+    # ---- top-level await ----
+
+    def _await(self, coroutine: Any) -> Any:
+        """Run a command's coroutine in the session's event loop, where other tasks go on while it is awaited."""
+        import asyncio  # as slow to import as all the rest together, and most sessions never need it
+
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        self._task_is_cancelled = False
+        self._task = task = loop.create_task(coroutine)
+        try:
+            return border.run_user(loop.run_until_complete, task)
+        except asyncio.CancelledError as cancelled:
+            if not self._task_is_cancelled:
+                raise
+            raise KeyboardInterrupt().with_traceback(cancelled.__traceback__) from None
+        finally:
+            self._task = None
+            if not task.done():
+                self._finish_task(task)
+            elif not task.cancelled():
+                task.exception()  # so that it is not reported a second time
+
+    def _finish_task(self, task: Any) -> None:
+        """An interrupt broke the loop while the command's task was waiting: let it clean up."""
+        task.cancel()
+        try:
+            border.run_user(self._loop.run_until_complete, task)
+        except BaseException:  # its own exceptions are of no interest any more; a second interrupt ends it here
+            pass
+
+    def _interrupt_task(self, frame: types.FrameType) -> bool:
+        """An interrupt while the event loop itself waits cancels the command's task, so that the loop stays whole.
+        A second one, or one while user code computes, is raised."""
+        task = self._task
+        if task is None or task.done() or self._task_is_cancelled:
+            return False
+        where: Optional[types.FrameType] = frame
+        while where is not None and str(where.f_globals.get("__name__")).partition(".")[0] in ("asyncio", "selectors"):
+            where = where.f_back
+        if where is None or not border.is_own(where):
+            return False
+        self._task_is_cancelled = True
+        task.cancel()
+        self._loop.call_soon_threadsafe(int)  # anything that ends the wait
+        return True
+
+    # ---- questions ----
+
+    def complete(self, code: str, cursor: int) -> Frame:
+        return completion.complete(code, cursor, self.namespace)
+
+    def inspect(self, code: str, cursor: int) -> Frame:
+        return completion.inspect(code, cursor, self.namespace)
+
+    def is_complete(self, code: str) -> Frame:
+        return completion.is_complete(code, self._flags)
+
+    def close(self) -> None:
+        border.run_user(atexit._run_exitfuncs)
+
+
+def fresh_main() -> types.ModuleType:
+    """A `__main__` as an interactive interpreter has it, in the place of the host's own."""
+    main = types.ModuleType("__main__")
+    vars(main).update(__builtins__=builtins, __annotations__={}, __loader__=builtins.__loader__)
+    sys.modules["__main__"] = main
+    return main
+
+
+def _replace_getpass(stdin: TextInput) -> None:
+    import getpass
+
+    getpass.getpass = make_getpass(stdin)
