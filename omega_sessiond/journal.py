@@ -130,12 +130,12 @@ _OUTPUT_BYTES = (
 _EXECUTIONS = "SELECT {} FROM executions x WHERE ".format(
     ", ".join(_EXECUTION_FIELDS).replace("output_bytes", _OUTPUT_BYTES)
 )
-_ADD_EVENT = "INSERT INTO events (session_id, execution_id, output_offset, body) VALUES (?, ?, ?, ?)"
+_ADD_EVENT = "INSERT INTO events (session_id, execution_id, body) VALUES (?, ?, ?)"
 _QUEUE = (
     "INSERT INTO executions (id, session_id, started_event_id, status, queued_at, started_at, timeout_s,"
     " idempotency_key, command) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_ADD_OUTPUT = "INSERT INTO output (execution_id, offset, event_id, stream, at, text) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_OUTPUT = "INSERT INTO output (event_id, execution_id, offset, stream, at, text) VALUES (?, ?, ?, ?, ?, ?)"
 _FINISH = (
     "UPDATE executions SET finished_event_id = ?, status = ?, reason = ?, error = ?, execution_count = ?,"
     " finished_at = ?, duration_ms = ?, displayed = ?, should_exit = ?, dropped_bytes = ?"
@@ -156,8 +156,8 @@ _EVENTS = (
     " CASE WHEN x.id = e.id THEN x.command END, o.at, o.stream, o.offset, o.text"
     " FROM events e"
     " LEFT JOIN sessions s ON e.body IS NULL AND s.id = e.session_id"
-    " LEFT JOIN executions x ON e.body IS NULL AND e.output_offset IS NULL AND x.id = coalesce(e.execution_id, e.id)"
-    " LEFT JOIN output o ON o.execution_id = e.execution_id AND o.offset = e.output_offset"
+    " LEFT JOIN output o ON e.body IS NULL AND o.event_id = e.id"
+    " LEFT JOIN executions x ON e.body IS NULL AND o.event_id IS NULL AND x.id = coalesce(e.execution_id, e.id)"
     " WHERE e.id > ? ORDER BY e.id LIMIT ?"
 )
 
@@ -327,8 +327,8 @@ class Journal:
         if not text:
             return 0
         with self._atomic:
-            event_id = self._event(session.id, execution_id, offset)
-            self._execute(_ADD_OUTPUT, (execution_id, offset, event_id, stream, at, text.encode()))
+            event_id = self._event(session.id, execution_id)
+            self._execute(_ADD_OUTPUT, (event_id, execution_id, offset, stream, at, text.encode()))
         return event_id
 
     def finish(
@@ -489,16 +489,10 @@ class Journal:
         """Add an event that is told by itself; its id."""
         execution_id = event.execution_id if isinstance(event, InputRequested | InputAnswered) else None
         with self._atomic:
-            return self._event(event.session_id, execution_id, None, _json(event))
+            return self._event(event.session_id, execution_id, _json(event))
 
-    def _event(
-        self,
-        session_id: str,
-        execution_id: int | None = None,
-        output_offset: int | None = None,
-        body: bytes | None = None,
-    ) -> int:
-        event_id = self._execute(_ADD_EVENT, (session_id, execution_id, output_offset, body)).lastrowid
+    def _event(self, session_id: str, execution_id: int | None = None, body: bytes | None = None) -> int:
+        event_id = self._execute(_ADD_EVENT, (session_id, execution_id, body)).lastrowid
         assert event_id is not None
         return event_id
 

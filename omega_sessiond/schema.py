@@ -6,7 +6,8 @@ end of MIGRATIONS; tests/data holds a journal of every version, which must load 
 How the tables serve the two commits of an execute, in which each page that is touched costs more than a statement:
 - An execution's own events and those of output are rows without a body: what they say stands once, in `executions`
   and `output`, and they are told from there. So an execution's events need no index, and pruning loses none of them.
-- `output` is clustered by (execution_id, offset), the order it is read in; it needs no second index.
+- `output` is not clustered by (execution_id, offset), though that would spare its index a page: SQLite compares keys
+  of such a table by loading the rows whole, 64 KiB each in a large output.
 - No index tells the unfinished executions; `sessions.finished_up_to` bounds the search for them instead.
 - A session's last use is that of its newest execution; queueing does not touch its row.
 - CHECK lists are chains of OR: an IN list of more than two values builds a temporary table at every statement.
@@ -84,25 +85,23 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             """,
             """
             CREATE TABLE output (
+                event_id INTEGER PRIMARY KEY,
                 execution_id INTEGER NOT NULL REFERENCES executions (id) ON DELETE CASCADE,
                 offset INTEGER NOT NULL CHECK (offset >= 0),    -- in bytes of the execution's combined output
-                event_id INTEGER NOT NULL,
                 stream TEXT NOT NULL CHECK (
                     stream = 'stdout' OR stream = 'stderr' OR stream = 'result' OR stream = 'traceback'
                 ),
                 at TEXT NOT NULL,
-                text BLOB NOT NULL CHECK (length(text) > 0),    -- UTF-8: a BLOB is measured and cut in bytes
-                PRIMARY KEY (execution_id, offset)
-            ) STRICT, WITHOUT ROWID
+                text BLOB NOT NULL CHECK (length(text) > 0)    -- UTF-8: a BLOB is measured and cut in bytes
+            ) STRICT
             """,
+            "CREATE UNIQUE INDEX output_in_order ON output (execution_id, offset)",
             """
             CREATE TABLE events (
                 id INTEGER PRIMARY KEY AUTOINCREMENT,
                 session_id TEXT NOT NULL,
-                execution_id INTEGER,     -- NULL for execution_queued, whose execution has its id
-                output_offset INTEGER,    -- of an output event: where its text stands
-                body BLOB,                -- the JSON of every other event than those told from their tables
-                CHECK (body IS NULL OR output_offset IS NULL)
+                execution_id INTEGER,    -- NULL for execution_queued, whose execution has its id
+                body BLOB                -- the JSON of every other event than those told from their tables
             ) STRICT
             """,
             """

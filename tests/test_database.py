@@ -249,14 +249,13 @@ def test_newer_journal_is_refused_with_both_versions(path: Path) -> None:
 # ---- damage ----
 
 
-def damaged(path: Path) -> None:
-    """A journal of several hundred pages, closed."""
+def write_much(path: Path) -> int:
+    """Make a journal of a few hundred pages, for a fault to be put into; the id of its first execution."""
     book = Journal.open(str(path))
-    for name in ("one", "two"):
-        owner = add(book, session(name))
-        for _ in range(20):
-            run(book, owner, "c" * 3000, "o" * 3000)
+    owners = [add(book, session(name)) for name in ("one", "two")]
+    ids = [run(book, owner, "c" * 3000, "o" * 3000) for owner in owners for _ in range(20)]
     book.close()
+    return ids[0]
 
 
 @pytest.mark.parametrize("content", [b"x", b"garbage " * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
@@ -294,7 +293,7 @@ def test_empty_file_becomes_a_journal(path: Path) -> None:
 @pytest.mark.parametrize("checked", [database.CHECKED_BYTES, 0])
 def test_truncated_journal_is_refused(path: Path, checked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that lost its end is refused when it is opened, also when it is too large to be checked whole."""
-    damaged(path)
+    write_much(path)
     os.truncate(path, path.stat().st_size // 2)
     monkeypatch.setattr(database, "CHECKED_BYTES", checked)
     with pytest.raises(JournalCorrupt, match=str(path)):
@@ -316,7 +315,7 @@ def scramble(path: Path, table: str) -> None:
 @pytest.mark.parametrize("table", ["sessions", "executions", "output", "events", "executions_of_session"])
 def test_damaged_page_is_found_at_open(path: Path, table: str) -> None:
     """A small journal with a damaged page, whichever it is, is refused when it is opened."""
-    damaged(path)
+    write_much(path)
     scramble(path, table)
     with pytest.raises(JournalCorrupt, match=str(path)):
         Journal.open(str(path))
@@ -325,15 +324,15 @@ def test_damaged_page_is_found_at_open(path: Path, table: str) -> None:
 def test_damaged_page_of_a_large_journal_is_named_where_it_is_met(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too large to be checked whole, a journal tells of the damage to whoever reads it, and goes on with the rest."""
     monkeypatch.setattr(database, "CHECKED_BYTES", 0)
-    damaged(path)
+    old = write_much(path)
     scramble(path, "output")
     book = Journal.open(str(path))
     one, _ = book.sessions()
     execution_id = book.queue(one, "x", at=at(1), started=True)
     for read in (
-        lambda: book.output(execution_id),
-        lambda: book.piece(execution_id, 0, 10),
-        lambda: book.find(execution_id, "o", 10),
+        lambda: book.output(old),
+        lambda: book.piece(old, 0, 10),
+        lambda: book.find(old, "o", 10),
         lambda: book.events(0, 1000),
         lambda: book.executions(one.id, 0, 10),
     ):
