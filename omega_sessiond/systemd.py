@@ -34,6 +34,9 @@ ANSWER_S = 10.0
 NAME_FREE_S = 5.0
 """How long a new scope waits beyond the old one's own stop time for its name."""
 
+LOOK_AT_JOB_S = 2.0
+"""How often a job is asked for whose end has not been heard: a manager that executes itself anew may forget to tell."""
+
 INFINITY = 2**64 - 1
 """No limit: what systemd itself shows for one that is not set."""
 
@@ -98,6 +101,11 @@ class Notifier:
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _SYSTEMD_PATH = "/org/freedesktop/systemd1"
+_LOST = "lost"
+"""In place of a job's path: the connection on which its end would have been told is gone."""
+
+_PRIVATE = "/systemd/private"
+"""Below XDG_RUNTIME_DIR: where systemd listens itself. Not documented, and there since systemd speaks D-Bus."""
 
 
 class _Refused(Exception):
@@ -268,16 +276,30 @@ class Scopes:
         try:
             job = (await self._call(member, signature, body))[0]
             while True:
-                path, result = await ended.get()
+                try:
+                    async with asyncio.timeout(LOOK_AT_JOB_S):
+                        path, result = await ended.get()
+                except TimeoutError:
+                    path = _LOST
                 if path == job:
                     return result
-                if not path:
-                    raise _Disconnected(result)
+                if path == _LOST and not await self._is_queued(job):
+                    return "done"
         finally:
             waiting = self._finished_jobs[unit]
             waiting.remove(ended)
             if not waiting:
                 del self._finished_jobs[unit]
+
+    async def _is_queued(self, job: str) -> bool:
+        """Whether a job still waits or runs, asked where its end may have gone unheard."""
+        try:
+            await self._call("GetJob", "u", [int(job.rpartition("/")[2])])
+        except _Refused as error:
+            if error.name == "NoSuchJob":
+                return False
+            raise
+        return True
 
     async def _call(
         self, member: str, signature: str, body: list[Any], *, path: str = _SYSTEMD_PATH, interface: str = _MANAGER
@@ -305,43 +327,19 @@ class Scopes:
 
     async def _connected(self) -> MessageBus:
         async with self._connecting:
+            for _ in range(2):
+                await asyncio.sleep(0)  # a connection that has ended meanwhile says so in these turns
             if self._bus is not None and self._bus.connected:
                 return self._bus
-            from dbus_fast import AuthError, Message
-            from dbus_fast.aio import MessageBus
-
             why = "there is no bus"
             for address in _addresses():
-                bus = MessageBus(bus_address=address)
                 try:
-                    async with asyncio.timeout(ANSWER_S):
-                        await bus.connect()
-                except (OSError, EOFError, AuthError, TimeoutError) as error:
-                    why = str(error) or "it does not answer"
-                    continue
-                rule = f"type='signal',sender='org.freedesktop.systemd1',path='{_SYSTEMD_PATH}'"
-                match = Message(
-                    destination="org.freedesktop.DBus",
-                    path="/org/freedesktop/DBus",
-                    interface="org.freedesktop.DBus",
-                    member="AddMatch",
-                    signature="s",
-                    body=[rule],
-                )
-                subscribe = Message(
-                    destination="org.freedesktop.systemd1", path=_SYSTEMD_PATH, interface=_MANAGER, member="Subscribe"
-                )
-                bus.add_message_handler(self._heard)
-                try:
-                    await _ask(bus, match)
-                    await _ask(bus, subscribe)
-                except (_Refused, _Disconnected) as error:
+                    self._bus = await _open(address, self._heard)
+                except _Disconnected as error:
                     why = str(error)
-                    bus.disconnect()
                     continue
-                self._bus = bus
-                self._watcher = asyncio.get_running_loop().create_task(self._watch(bus))
-                return bus
+                self._watcher = asyncio.get_running_loop().create_task(self._watch(self._bus))
+                return self._bus
             raise _Disconnected(why)
 
     async def _watch(self, bus: MessageBus) -> None:
@@ -353,11 +351,12 @@ class Scopes:
 
     def _lost(self, bus: MessageBus) -> None:
         """Nothing waits for a signal that cannot come."""
-        if self._bus is bus:
-            self._bus = None
+        if self._bus is not bus:
+            return
+        self._bus = None
         for waiting in self._finished_jobs.values():
             for queue in waiting:
-                queue.put_nowait(("", "the connection to systemd was lost"))
+                queue.put_nowait((_LOST, ""))
 
     def _heard(self, message: Message) -> None:
         match message.member:
@@ -372,6 +371,58 @@ class Scopes:
                         gone.set_result(None)
                 for callback in self._on_removed:
                     callback(unit)
+
+
+async def _open(address: str, heard: Callable[[Message], None]) -> MessageBus:
+    """A connection to a bus, or to the manager itself, on which the manager's signals are heard."""
+    from dbus_fast import AuthError, Message
+    from dbus_fast.aio import MessageBus
+
+    is_private = address.endswith(_PRIVATE)
+    bus = _private_bus(address) if is_private else MessageBus(bus_address=address)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await bus.connect()
+    except (OSError, EOFError, AuthError, TimeoutError) as error:
+        raise _Disconnected(str(error) or "it does not answer") from None
+    bus.add_message_handler(heard)
+    rule = f"type='signal',sender='org.freedesktop.systemd1',path='{_SYSTEMD_PATH}'"
+    match = Message(
+        destination="org.freedesktop.DBus",
+        path="/org/freedesktop/DBus",
+        interface="org.freedesktop.DBus",
+        member="AddMatch",
+        signature="s",
+        body=[rule],
+    )
+    subscribe = Message(
+        destination="org.freedesktop.systemd1", path=_SYSTEMD_PATH, interface=_MANAGER, member="Subscribe"
+    )
+    try:
+        for message in (subscribe,) if is_private else (match, subscribe):
+            await _ask(bus, message)
+    except (_Refused, _Disconnected) as error:
+        bus.disconnect()
+        raise _Disconnected(str(error)) from None
+    return bus
+
+
+def _private_bus(address: str) -> MessageBus:
+    """A connection to systemd's own socket, where there is no bus and hence nobody who answers its Hello: dbus_fast is
+    answered by us. That reaches into dbus_fast; a version that does it otherwise leaves us without scopes here."""
+    from dbus_fast import Message, MessageType
+    from dbus_fast.aio import MessageBus
+
+    class PrivateBus(MessageBus):
+        async def _authenticate(self) -> None:
+            await super()._authenticate()
+            asyncio.get_running_loop().call_soon(self._answer_hello)  # connect() sends it in this very turn
+
+        def _answer_hello(self) -> None:
+            reply = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="s", body=[":1.1"])
+            self._process_message(reply)
+
+    return PrivateBus(bus_address=address)
 
 
 async def _ask(bus: MessageBus, message: Message) -> list[Any]:
