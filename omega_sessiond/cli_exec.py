@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from omega_sessiond.client import execution_path, session_path
-from omega_sessiond.errors import InvalidField, NotWaitingInput, OmegaError
+from omega_sessiond.errors import NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.screen import Screen, size
 from omega_sessiond.terminal import PlainLines, Sanitizer
@@ -238,9 +238,8 @@ class _Following:
 
     def _interrupt(self, execution_id: int) -> None:
         try:
-            client = self._call.new_client()
-            client.post(session_path(self._name) + "/interrupt", {"execution_id": execution_id, "wait_s": 0})
-            client.close()
+            with self._call.new_client() as client:
+                client.post(session_path(self._name) + "/interrupt", {"execution_id": execution_id, "wait_s": 0})
         except OmegaError as error:
             os.write(2, f"omegactl: cannot interrupt: {error.message}\n".encode(errors="replace"))
 
@@ -249,9 +248,9 @@ class _Following:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._execution_id is None:
             try:
-                client = self._call.new_client(may_start=False)
-                execution = client.submit(self._name, {**self._options, "wait_s": 0, "max_output": 0}, None)
-                client.post(session_path(self._name) + "/interrupt", {"execution_id": execution["id"], "wait_s": 2})
+                with self._call.new_client(may_start=False) as client:
+                    execution = client.submit(self._name, {**self._options, "wait_s": 0, "max_output": 0}, None)
+                    client.post(session_path(self._name) + "/interrupt", {"execution_id": execution["id"], "wait_s": 2})
             except OmegaError as error:
                 self._screen.warn(f"interrupted; what became of the command is not known: {error.message}")
         return 130
@@ -260,31 +259,30 @@ class _Following:
 
     def _answer(self, event: Json) -> None:
         """Ask the user what the command asks, or say how to answer; a question from the past is left alone."""
-        client, execution_id = self._call.new_client(), event["execution_id"]
-        status = client.get(execution_path(self._name, execution_id), max_output=0)["status"]
-        if status != "waiting_input":
-            return
-        if not self._screen.can_ask or self._form != "text":
-            self._screen.say(
-                f"Execution {execution_id} waits for input: {event['prompt']!r}\n"
-                f"Answer it with: omegactl input {self._name} TEXT"
-            )
-            return
-        try:
-            self._is_asking = True
-            text = _read_line(self._screen, event["secret"])
-        except KeyboardInterrupt:
-            self._is_asking = False
-            self._on_interrupt(signal.SIGINT, None)
-            return
-        finally:
-            self._is_asking = False
-        try:
-            client.post(session_path(self._name) + "/input", {"execution_id": execution_id, "text": text})
-        except (NotWaitingInput, InvalidField) as error:
-            self._screen.warn(error.message)
-        finally:
-            client.close()
+        execution_id = event["execution_id"]
+        with self._call.new_client() as client:
+            status = client.get(execution_path(self._name, execution_id), max_output=0)["status"]
+            if status != "waiting_input":
+                return
+            if not self._screen.can_ask or self._form != "text":
+                self._screen.say(
+                    f"Execution {execution_id} waits for input: {event['prompt']!r}\n"
+                    f"Answer it with: omegactl input {self._name} TEXT"
+                )
+                return
+            try:
+                self._is_asking = True
+                text = _read_line(self._screen, event["secret"])
+            except KeyboardInterrupt:
+                self._is_asking = False
+                self._on_interrupt(signal.SIGINT, None)
+                return
+            finally:
+                self._is_asking = False
+            try:
+                client.post(session_path(self._name) + "/input", {"execution_id": execution_id, "text": text})
+            except NotWaitingInput as error:
+                self._screen.warn(error.message)
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:

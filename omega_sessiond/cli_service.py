@@ -226,13 +226,11 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 
 def _ask_server(call: Invocation) -> Json | None:
     """What the daemon says of itself, or None when none runs; starts none."""
-    client = Client(call.target, may_start=False)
     try:
-        server: Json = client.get("/api/server")
+        with Client(call.target, may_start=False) as client:
+            server: Json = client.get("/api/server")
     except DaemonUnreachable:
         return None
-    finally:
-        client.close()
     return server
 
 
@@ -293,9 +291,8 @@ def _about(call: Invocation, name: str) -> re.Pattern[str]:
     """What marks the lines of one session, its name or its id."""
     marks = [re.escape(name)]
     try:
-        client = Client(call.target, may_start=False)
-        marks.append(re.escape(client.get(session_path(name))["id"]))
-        client.close()
+        with Client(call.target, may_start=False) as client:
+            marks.append(re.escape(client.get(session_path(name))["id"]))
     except OmegaError:
         pass  # not running, or gone: its name must do
     return re.compile(rf"(?<![\w.-])({'|'.join(marks)})(?![\w-])")

@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import secrets
+import select
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -45,6 +46,15 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = self._launcher.connect()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether something, which can only be its end, came without being asked for."""
+        if self.sock is None:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
 
 class Client:
     """Requests to one daemon. Connects, and starts it where that is allowed, when the first request is made."""
@@ -54,11 +64,26 @@ class Client:
         self._launcher = Launcher(target, may_start=may_start)
         self._kept: _Connection | None = None
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Drop the kept connection; the next request makes another."""
         if self._kept is not None:
             self._kept.close()
             self._kept = None
+
+    def _take_kept(self) -> _Connection | None:
+        """The kept connection, unless the daemon has closed it meanwhile: to find that out by a failing request would
+        leave open whether the request was carried out."""
+        connection, self._kept = self._kept, None
+        if connection is not None and connection.has_ended:
+            connection.close()
+            return None
+        return connection
 
     # ---- one request, one answer ----
 
@@ -74,14 +99,12 @@ class Client:
         payload = _encode(body)
         is_repeated = False
         while True:
-            connection = self._kept or _Connection(self._launcher)
-            self._kept = None
+            connection = self._take_kept() or _Connection(self._launcher)
             try:
                 response = _ask(connection, method, path, payload, "application/json")
                 content = response.read()
             except (http.client.HTTPException, ConnectionError) as error:
                 connection.close()
-                # A kept connection that the daemon has closed meanwhile says nothing; else its end is worth a pause.
                 if not backoff.pause():
                     raise DaemonUnreachable(f"The daemon keeps going away: {error or type(error).__name__}") from None
                 is_repeated = True
@@ -234,7 +257,8 @@ def find_daemon(target: Target) -> Target:
     units = manager.look()
     if units is None or not units.are_installed or units.socket.active != "active":
         return target
-    served = Client(Target(managed, None, "systemd")).get("/api/server")["state_dir"]
+    with Client(Target(managed, None, "systemd")) as client:
+        served = client.get("/api/server")["state_dir"]
     if served != target.state_dir:
         raise DaemonUnreachable(
             f"The daemon serves the state directory {served}, and {target.origin} asks for {target.state_dir}",
@@ -281,7 +305,11 @@ def _ask(
     except (BrokenPipeError, ConnectionResetError):
         # The daemon has answered before it read all (413, say); where it has not, this raises, too.
         pass
-    return connection.getresponse()
+    response = connection.getresponse()
+    if response.length is None and not response.chunked:
+        # Ours say how long they are: this one broke off within its headers, which http.client does not see.
+        raise http.client.IncompleteRead(b"")
+    return response
 
 
 def _refusal(status: int, content: bytes) -> OmegaError:

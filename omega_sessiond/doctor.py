@@ -189,7 +189,8 @@ def _daemon(target: Target) -> Iterator[Finding]:
         yield Finding("socket", False, f"cannot connect to {path}: {state}", "Check who owns it: ls -l " + path)
         return
     try:
-        server = Client(Target(path, None, "doctor"), may_start=False).get("/api/server")
+        with Client(Target(path, None, "doctor"), may_start=False) as client:
+            server, health = client.get("/api/server"), client.get("/api/health")
     except OmegaError as error:
         yield Finding("daemon", False, f"does not answer: {error.message}", "See: omegactl logs")
         return
@@ -206,7 +207,6 @@ def _daemon(target: Target) -> Iterator[Finding]:
             f"the daemon serves {server['state_dir']}, this shell means {target.state_dir} (from {target.origin})",
             f"Set session_dir in {paths.config_file()} and run 'omegactl service restart', or unset SESSION_DIR.",
         )  # fmt: skip
-    health = Client(Target(path, None, "doctor"), may_start=False).get("/api/health")
     yield Finding("health", health["status"] == "ok", health["detail"] or health["status"], "See: omegactl logs")
 
 
