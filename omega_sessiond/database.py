@@ -108,6 +108,9 @@ class Atomic:
             except sqlite3.Error as error:
                 raise translated(error, self._path) from error
             self._failed = False
+        elif self._failed:
+            # SQLite may have ended the transaction with the failure: what is written now would be kept for itself.
+            raise self._broken()
         self._depth += 1
 
     def __exit__(
@@ -122,12 +125,15 @@ class Atomic:
                 return
             self._roll_back()
             if error is None:
-                raise JournalError(
-                    f"Nothing was written to {self._path}: a part of the change had failed",
-                    hint="This is a defect of omega-sessiond; its log has the first failure.",
-                )
+                raise self._broken()
         if isinstance(error, sqlite3.Error):
             raise translated(error, self._path) from error
+
+    def _broken(self) -> JournalError:
+        return JournalError(
+            f"Nothing was written to {self._path}: a part of the change had failed",
+            hint="This is a defect of omega-sessiond; its log has the first failure.",
+        )
 
     def _commit(self) -> None:
         try:
@@ -179,6 +185,8 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             hint=f"Install omega-sessiond {writer} or later, or move the file away to start afresh.",
         )
     if found == 0:
+        # An empty file has nothing to roll back to: no rollback journal and none of its fsyncs.
+        connection.execute("PRAGMA journal_mode = MEMORY")
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         # Lets a later version give the space of deleted sessions back; it cannot be chosen afterwards.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -186,13 +194,14 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_PAGES * PAGE_BYTES}")
     # Some builds overwrite all that is deleted: a session with much output would take seconds to go.
     connection.execute("PRAGMA secure_delete = FAST")
     pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     if found and pages * page_bytes <= CHECKED_BYTES:
         problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
-            raise JournalCorrupt(f"{path} is damaged: {problem}")
+            raise JournalCorrupt(f"{path} is damaged: {problem.splitlines()[-1]}")
     # A file or directory that cannot be written to shows here and not at the first command.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")

@@ -14,16 +14,16 @@ character.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing
 from heapq import merge
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from omega_sessiond.database import Database
-from omega_sessiond.errors import JournalError
+from omega_sessiond.errors import JournalCorrupt, JournalError
 from omega_sessiond.messages import (
     ErrorValue,
     Event,
@@ -99,6 +99,8 @@ class ExecutionRecord(Struct, frozen=True):
     lost: Lost | None
     idempotency_key: str | None
 
+
+Record = TypeVar("Record", SessionRecord, ExecutionRecord)
 
 Piece = tuple[Stream, int, str]
 """Stream, byte offset in the combined output, text."""
@@ -240,7 +242,7 @@ class Journal:
 
     def sessions(self) -> list[SessionRecord]:
         """All sessions by name."""
-        return [_session_record(row) for row in self._rows(_SESSIONS)]
+        return [self._decoded(_session_record, row) for row in self._rows(_SESSIONS)]
 
     # ---- executions: writing ----
 
@@ -394,10 +396,10 @@ class Journal:
 
     def _execution(self, condition: str, *values: object) -> ExecutionRecord | None:
         row = self._row(_EXECUTIONS + condition, *values)
-        return None if row is None else _execution_record(row)
+        return None if row is None else self._decoded(_execution_record, row)
 
     def _executions(self, condition: str, *values: object) -> list[ExecutionRecord]:
-        return [_execution_record(row) for row in self._rows(_EXECUTIONS + condition, *values)]
+        return [self._decoded(_execution_record, row) for row in self._rows(_EXECUTIONS + condition, *values)]
 
     # ---- output ----
 
@@ -587,6 +589,12 @@ class Journal:
         with self._atomic:
             self._execute(_FINISHED_UP_TO)
             return self._execute("DELETE FROM events WHERE id <= ?", (self.last_event_id() - keep,)).rowcount
+
+    def _decoded(self, decode: Callable[[Sequence[Any]], Record], row: Sequence[Any]) -> Record:
+        try:
+            return decode(row)
+        except msgspec.MsgspecError as error:
+            raise JournalCorrupt(f"{self.path} is damaged: the record of {row[0]} reads: {error}") from error
 
     def _rows(self, statement: str, *values: object) -> Generator[Any, None, None]:
         return self._database.rows(statement, values)

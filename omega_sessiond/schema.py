@@ -95,7 +95,7 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
                 text BLOB NOT NULL CHECK (length(text) > 0)    -- UTF-8: a BLOB is measured and cut in bytes
             ) STRICT
             """,
-            "CREATE UNIQUE INDEX output_in_order ON output (execution_id, offset)",
+            "CREATE INDEX output_in_order ON output (execution_id, offset)",
             """
             CREATE TABLE events (
                 id INTEGER PRIMARY KEY AUTOINCREMENT,

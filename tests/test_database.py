@@ -345,6 +345,24 @@ def test_damaged_page_of_a_large_journal_is_named_where_it_is_met(path: Path, mo
     book.close()
 
 
+def test_record_that_does_not_read_is_damage(path: Path) -> None:
+    """A value that is sound to SQLite and none of ours is told as damage, with the record's id."""
+    book = Journal.open(str(path))
+    work = add(book, session())
+    run(book, work)
+    book.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE sessions SET limits = '[]'")
+        connection.execute("UPDATE executions SET lost = '7'")
+    connection.close()
+    book = Journal.open(str(path))
+    with pytest.raises(JournalCorrupt, match=f"{path} is damaged: the record of {work.id} "):
+        book.sessions()
+    with pytest.raises(JournalCorrupt, match=f"{path} is damaged: the record of 2 "):
+        book.executions(work.id, 0, 10)
+    book.close()
+
+
 # ---- read-only ----
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from journals import add, at, found, run, session
 from omega_sessiond import journal
-from omega_sessiond.errors import JournalError
+from omega_sessiond.errors import JournalError, JournalFull
 from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal, Piece, SessionRecord
 from omega_sessiond.messages import (
     ErrorValue,
@@ -343,6 +343,18 @@ def test_failure_of_an_inner_block_cannot_be_half_committed(book: Journal, work:
     assert book.sessions()[0].host_seq == 3
 
 
+def test_nothing_is_written_after_a_failure_in_the_block(book: Journal, work: SessionRecord) -> None:
+    """Once a part of a block has failed the rest of it is refused, also when SQLite has ended the transaction."""
+    with pytest.raises(JournalError), book.atomic():
+        book.update_session(work.id, host_seq=9)
+        book._database.row("PRAGMA max_page_count = 1")
+        with pytest.raises(JournalFull):
+            book.queue(work, "c" * 100_000, at=at(1), started=True)
+        with pytest.raises(JournalError, match="a part of the change had failed"):
+            book.update_session(work.id, host_seq=10)
+    assert book.sessions() == [work]
+
+
 def test_a_commit_is_there_for_the_next_to_open(path: Path) -> None:
     """What was committed is read by the next journal, also when this one was not closed but its process forgot it."""
     book = Journal.open(str(path))
@@ -535,6 +547,43 @@ def test_large_output_is_never_held_whole(book: Journal, work: SessionRecord) ->
     tracemalloc.stop()
     assert answered < journal.EVENTS_BYTES + 2 * len(chunk)
     assert peak < 3 * journal.EVENTS_BYTES < total
+
+
+def test_repeated_piece_is_told_as_it_came(book: Journal, work: SessionRecord) -> None:
+    """A host that says a piece twice gets both recorded, and reading on from piece to piece still ends."""
+    execution_id = book.queue(work, "x", at=at(1), started=True)
+    for _ in range(2):
+        book.add_output(work, execution_id, "stdout", 0, "ab", at(2))
+    assert book.output(execution_id) == [("stdout", 0, "ab")] * 2
+    assert book.piece(execution_id, 0, 10) == ("ab", 0, 2)
+    assert book.piece(execution_id, 2, 10) == ("", 2, 2)
+    assert len(book.events(0, 10, execution_id)) == 4
+
+
+def test_questions_about_one_execution_scan_no_table(book: Journal, work: SessionRecord) -> None:
+    """Whatever is asked of a session or an execution is found by an index, however long the history."""
+    execution_id = run(book, work, output="o", key="k")
+    asked: list[str] = []
+    connection = book._database._connection
+    connection.set_trace_callback(asked.append)
+    book.queue(work, "x", at=at(2), started=True)
+    book.by_key(work.id, "k")
+    book.unfinished(work.id)
+    book.execution(work.id, execution_id)
+    book.executions(work.id, execution_id - 1, 10)
+    book.output(execution_id, 0, 0)
+    book.output(execution_id)
+    book.piece(execution_id, 0, 10)
+    book.find(execution_id, "o", 10)
+    book.events(execution_id, 10)
+    book.events(execution_id, 10, execution_id)
+    book.oldest_event_id()
+    connection.set_trace_callback(None)
+    questions = [statement for statement in asked if statement.startswith("SELECT")]
+    assert len(questions) >= 12
+    for statement in questions:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN sqlite_sequence"], statement
 
 
 # ---- events ----

@@ -104,7 +104,7 @@ CREATE INDEX executions_of_session ON executions (session_id);
 CREATE UNIQUE INDEX executions_by_key ON executions (session_id, idempotency_key)
             WHERE idempotency_key IS NOT NULL
             ;
-CREATE UNIQUE INDEX output_in_order ON output (execution_id, offset);
+CREATE INDEX output_in_order ON output (execution_id, offset);
 CREATE INDEX events_of_execution ON events (execution_id)
             WHERE execution_id IS NOT NULL AND body IS NOT NULL
             ;
