@@ -105,7 +105,7 @@ made_by="Made by omega-sessiond's install.sh" # as systemd/render.py writes it
 why_no_manager() {
   if [ "$use_systemd" = no ]; then
     echo "--no-systemd"
-  elif ! command -v systemctl >/dev/null 2>&1; then
+  elif ! command -v systemctl >/dev/null 2>&1 || ! [ -d /run/systemd/system ]; then
     echo "there is no systemd here"
   elif [ -z "${XDG_RUNTIME_DIR:-}" ]; then
     echo "XDG_RUNTIME_DIR is not set, so this is no login session of yours"
@@ -316,7 +316,7 @@ build_environment() {
     fail 5 "pip could not install the packages" "What it said is above. Nothing was changed."
   }
   # Also where PYTHONDONTWRITEBYTECODE is set: omegactl is as fast as its imports.
-  "$new/bin/python" -I -m compileall -q "$new/lib" >/dev/null 2>&1 || true
+  "$new/bin/python" -I -m compileall -q -x '/(pip|setuptools)/' "$new/lib" >/dev/null 2>&1 || true
   "$new/bin/python" -I -m omega_sessiond --help >/dev/null || fail 5 "the installed daemon does not start"
   printf '%s\n' "$wanted" >"$new/.complete"
   venv=$new
@@ -350,208 +350,6 @@ install_units() { # the names of units whose text changed
     # A listener can be had only while the daemon is down. It owns nothing: the next request starts it again.
     case " $* $(systemctl --user is-active "$socket") " in
       *" $socket "* | *" inactive "*) systemctl --user stop omega-sessiond.service "$socket" ;;
-    esac
-  done
-  # shellcheck disable=SC2086 # a list
-  systemctl --user enable --now --quiet $sockets ||
-    fail 1 "systemd could not start $sockets" "What it says: systemctl --user status $sockets"
-  [ "$upgraded" = no ] || systemctl --user try-restart omega-sessiond.service ||
-    warn "the daemon could not be restarted; see: systemctl --user status omega-sessiond"
-}
-
-install_program() {
-  state=$(state_directory)
-  if [ "$purge" = no ] && [ -e "$state" ]; then
-    if [ "$yes" = yes ]; then
-      purge=yes
-    elif [ -t 0 ] && [ -t 1 ]; then
-      say "Sessions, their history and settings are in $state."
-      printf 'End all sessions and remove them too? [y/N] '
-      read -r answer || answer=
-      case $answer in
-        [yY] | [yY][eE][sS]) purge=yes ;;
-      esac
-    fi
-  fi
-  if [ -x "$bin/omegactl" ] && is_ours "$bin/omegactl"; then
-    if [ "$purge" = yes ]; then
-      "$bin/omegactl" service stop --sessions >/dev/null || warn "could not end every session"
-    else
-      "$bin/omegactl" service stop >/dev/null || warn "could not stop the daemon"
-    fi
-  fi
-  if [ "$purge" = yes ] && [ -z "$(why_no_manager)" ]; then
-    systemctl --user stop app-omega-sessions.slice 2>/dev/null || true
-  fi
-  remove_units
-  for name in omegactl omega-sessiond; do
-    if is_ours "$bin/$name"; then rm -f "$bin/$name"; else warn "$bin/$name was not made by install.sh: left there"; fi
-  done
-  rm -rf "$app"
-  say "omega-sessiond is removed."
-  if [ "$purge" = yes ]; then
-    remove_state "$state"
-    say "Its sessions, state and settings are removed too."
-  elif [ -e "$state" ]; then
-    say "Kept: sessions and history in $state. Running sessions keep running;"
-    say "./install.sh takes them up again, ./install.sh --uninstall --purge ends and removes them."
-  fi
-}
-
-# ---- the interpreter ----
-
-# Prints the interpreter behind a virtual environment, if it is in one: the environment may go away.
-probe='
-import sys
-if sys.version_info < (3, 11):
-    sys.exit("is %d.%d, and 3.11 is needed" % sys.version_info[:2])
-for module in "venv", "ensurepip", "sqlite3", "ssl":
-    try:
-        __import__(module)
-    except ImportError:
-        print("lacks the module %r" % module, file=sys.stderr)
-        sys.exit(4)
-import sqlite3
-if sqlite3.sqlite_version_info < (3, 37):
-    sys.exit("has SQLite %s, and 3.37 is needed" % sqlite3.sqlite_version)
-print(getattr(sys, "_base_executable", None) or sys.executable)
-'
-
-# Every interpreter on PATH, the plain name first: the first python3 may be an old one before a good one.
-candidates() {
-  if [ -n "$chosen_python" ]; then
-    command -v "$chosen_python" || true
-    return
-  fi
-  for name in python3 python3.14 python3.13 python3.12 python3.11; do
-    printf '%s\n' "${PATH:-/usr/bin:/bin}" | tr ':' '\n' | while read -r directory; do
-      [ ! -x "$directory/$name" ] || printf '%s\n' "$directory/$name"
-    done
-  done
-}
-
-# Sets $python, or leaves with what was found instead.
-find_python() {
-  candidates >"$scratch/candidates"
-  lacking=no
-  while read -r path; do
-    status=0
-    answer=$("$path" -I -c "$probe" 2>&1 </dev/null) || status=$?
-    if [ "$status" = 0 ]; then
-      python=$answer
-      return
-    fi
-    [ "$status" != 4 ] || lacking=yes
-    # A broken interpreter answers with pages: its last line says it best.
-    printf '  %s %s\n' "$path" "$(printf '%s\n' "$answer" | tail -n 1)" >>"$scratch/unsuitable"
-  done <"$scratch/candidates"
-  [ ! -s "$scratch/unsuitable" ] || {
-    warn "no suitable Python among these:"
-    cat "$scratch/unsuitable" >&2
-  }
-  if [ "$lacking" = yes ]; then
-    fail 4 "a Python 3.11 is here, but a part of it is missing" \
-      "Debian, Ubuntu: sudo apt install python3-venv" \
-      "pyenv and the like: install the headers of SQLite and OpenSSL and build Python again." \
-      "Or name another one: ./install.sh --python /path/to/python3"
-  fi
-  [ -z "$chosen_python" ] || fail 3 "$chosen_python is no Python 3.11 or later that works"
-  fail 3 "Python 3.11 or later is needed" \
-    "Debian, Ubuntu: sudo apt install python3 python3-venv. Fedora: sudo dnf install python3. macOS: brew install python" \
-    "Or name it: ./install.sh --python /path/to/python3"
-}
-
-# ---- the environment ----
-
-# Which sources, dependencies and interpreter an environment was made from.
-fingerprint() {
-  {
-    "$python" -c 'import sys; print(sys.executable, sys.version)'
-    cat "$source/pyproject.toml" "$source/constraints.txt"
-    find "$source/omega_sessiond" -name '*.py' | LC_ALL=C sort | while read -r file; do
-      printf '%s\n' "${file#"$source"}"
-      cat "$file"
-    done
-  } | cksum
-}
-
-new=
-scratch=
-cleanup() {
-  [ -z "$scratch" ] || rm -rf "$scratch"
-  # An environment that was not finished is of no use to anyone.
-  [ -z "$new" ] || [ -e "$new/.complete" ] || rm -rf "$new"
-}
-
-# Sets $venv to the environment to use. Each version has a directory of its own, so that what runs keeps its files.
-build_environment() {
-  wanted=$(fingerprint)
-  if current=$(cd "$app/venv" 2>/dev/null && pwd -P) && [ "$(cat "$current/.complete" 2>/dev/null)" = "$wanted" ] &&
-    "$current/bin/python" -I -c 'import omega_sessiond.server' 2>/dev/null; then
-    venv=$current
-    say "The environment is up to date: $venv"
-    return
-  fi
-  version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$source/omega_sessiond/__init__.py")
-  new=$app/versions/$version-$(date -u +%Y%m%dT%H%M%S)-$$
-  say "Installing omega-sessiond $version with $python into $new"
-  mkdir -p "$app/versions" || fail 1 "cannot make $app/versions" "Is your home directory writable?"
-  log=$scratch/log
-  "$python" -m venv "$new" >"$log" 2>&1 || {
-    tail -n 5 "$log" >&2
-    fail 4 "Python could not make a virtual environment" "Debian, Ubuntu: sudo apt install python3-venv"
-  }
-  # From a copy: setuptools writes beside the sources, and this may be a checkout that others write to or none can.
-  mkdir "$scratch/source"
-  cp -R "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$source/omega_sessiond" "$scratch/source"
-  chmod -R u+w "$scratch/source"
-  PIP_RETRIES=${PIP_RETRIES:-2} "$new/bin/python" -I -m pip install --no-input --no-user \
-    --disable-pip-version-check --progress-bar off -c "$source/constraints.txt" "$scratch/source" \
-    >"$log" 2>&1 </dev/null || {
-    grep -v '^ ' "$log" | tail -n 6 >&2
-    if grep -qE 'NewConnectionError|ConnectTimeout|Connection|Temporary failure|No matching distribution|SSLError' "$log"
-    then
-      fail 5 "pip could not fetch the packages" \
-        "Is there a network? pip obeys its own settings: PIP_INDEX_URL for a mirror, HTTPS_PROXY for a proxy," \
-        "PIP_NO_INDEX=1 PIP_FIND_LINKS=DIRECTORY to install from files. Nothing was changed."
-    fi
-    fail 5 "pip could not install the packages" "What it said is above. Nothing was changed."
-  }
-  # Also where PYTHONDONTWRITEBYTECODE is set: omegactl is as fast as its imports.
-  "$new/bin/python" -I -m compileall -q "$new/lib" >/dev/null 2>&1 || true
-  "$new/bin/python" -I -m omega_sessiond --help >/dev/null || fail 5 "the installed daemon does not start"
-  printf '%s\n' "$wanted" >"$new/.complete"
-  venv=$new
-}
-
-# Remove the versions that nothing runs from. A host of an old version has loaded all it needs, but what it has open or
-# shows in a traceback is better left while it lives.
-remove_old_versions() {
-  for old in "$app"/versions/*; do
-    [ "$old" != "$venv" ] || continue
-    # By standard input: the pattern must not stand in a command line itself.
-    if printf '%s/\n' "$old" | grep -qFf - /proc/[0-9]*/cmdline 2>/dev/null; then continue; fi
-    [ -d /proc/self ] || [ "$old" != "$before" ] || continue # who cannot look keeps the last one
-    rm -rf "$old"
-  done
-}
-
-# ---- installation ----
-
-install_units() { # $1: the names of units whose text changed
-  if ! systemctl --user daemon-reload; then
-    fail 1 "systemctl --user daemon-reload failed" "Try ./install.sh --no-systemd"
-  fi
-  loaded=$(systemctl --user show --value -p FragmentPath omega-sessiond.socket)
-  [ "$loaded" = "$units/omega-sessiond.socket" ] ||
-    warn "systemd takes omega-sessiond.socket from '${loaded:-nowhere}', not from $units: is XDG_DATA_HOME the same there?"
-  systemctl --user reset-failed 'omega-sessiond*' 2>/dev/null || true
-  sockets=omega-sessiond.socket
-  [ -z "$port" ] || sockets="$sockets omega-sessiond-tcp.socket"
-  for socket in $sockets; do
-    # A listener can be had only while the daemon is down. It owns nothing: the next request starts it again.
-    case " $1 $(systemctl --user is-active "$socket" || true) " in
-      *" $socket "* | *" inactive "* | *" failed "*) systemctl --user stop omega-sessiond.service "$socket" ;;
     esac
   done
   # shellcheck disable=SC2086 # a list

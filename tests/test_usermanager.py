@@ -66,7 +66,7 @@ def test_signal_reaches_the_command(user_manager: UserManager) -> None:
         "trap 'echo caught; exit 7' INT; echo ready; sleep infinity >/dev/null & wait",
         stdout=subprocess.PIPE,
     )
-    assert process.stdout.readline() == "ready\n"
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
     user_manager.signal(process, signal.SIGINT)
     assert process.communicate(timeout=10)[0] == "caught\n"
     assert process.returncode == 7

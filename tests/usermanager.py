@@ -159,7 +159,9 @@ class UserManager:
         controllers = (self._cgroups[-1] / self._clients / "cgroup.controllers").read_text().split()
         return {"memory", "pids"} <= set(controllers)
 
-    def popen(self, *command: str, as_root: bool = False, env: Mapping[str, str] | None = None, **options: Any) -> Any:
+    def popen(
+        self, *command: str, as_root: bool = False, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
         """Start a command as the user, inside. The process returned is nsenter's: see signal() to reach the command.
 
         `env` adds to the user's environment. Text streams unless text=False; stdin is empty unless given.
