@@ -230,6 +230,9 @@ class Hub(HTTPServerConnectionDelegate):
         connection = server_conn.stream
         assert isinstance(connection, Connection)
         connection.since = self.time()
+        if connection.exchange is not None:
+            # Tornado goes on to the next request also when the client left before the last one was answered.
+            connection.exchange.gone()
         connection.exchange = None
         if connection.is_leaving or (self.is_closing and connection.served):
             connection.close()

@@ -14,6 +14,7 @@ import pytest
 
 import usermanager
 from isolation import FOREIGN, Place, settled
+from life import Life
 from usermanager import Hierarchy, UserManager
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,27 @@ def unavailable(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"cannot run here, and CI skips nothing: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def lives(place: Place) -> Iterator[Callable[..., Life]]:
+    """Starts the test's daemon with the given settings: `lives(max_queue=2)`."""
+    begun: list[Life] = []
+
+    def begin(**settings: object) -> Life:
+        begun.append(Life(place, settings))
+        begun[-1].start()
+        return begun[-1]
+
+    yield begin
+    for life in begun:
+        life.end()
+
+
+@pytest.fixture
+def life(lives: Callable[..., Life]) -> Life:
+    """A running daemon with default settings, which the test may kill and start again."""
+    return lives()
 
 
 @pytest.fixture(scope="session")
