@@ -27,6 +27,9 @@ class Door(Protocol):
     def check(self, headers: Mapping[str, str], has_body: bool) -> None:
         """Raise Forbidden, Unauthorized or BadRequest when a request must not be looked at further."""
 
+    def target(self, asked: str) -> str:
+        """The path and query of a request's target."""
+
 
 def _refuse_origin(headers: Mapping[str, str]) -> None:
     if "Origin" in headers:
@@ -41,6 +44,12 @@ class UnixDoor:
 
     def check(self, headers: Mapping[str, str], has_body: bool) -> None:
         _refuse_origin(headers)
+
+    def target(self, asked: str) -> str:
+        """A target in absolute form names a host, at which we do not look either."""
+        if asked.startswith(("http://", "https://")):
+            return "/" + asked.partition("://")[2].partition("/")[2]
+        return asked
 
 
 class TcpDoor:
@@ -65,6 +74,10 @@ class TcpDoor:
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if has_body and kind != "application/json":
             raise BadRequest("The Content-Type of a body must be application/json")
+
+    def target(self, asked: str) -> str:
+        """As it is: the absolute form would bring a second host past the check of the first."""
+        return asked
 
 
 def peer_uid(connected: socket.socket) -> int:

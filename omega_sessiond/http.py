@@ -210,8 +210,9 @@ class Exchange(Receiver):
             if length.isdigit() and int(length[:19]) > self._front.max_body_bytes:
                 raise BodyTooLarge(f"The body is larger than {self._front.max_body_bytes} bytes")
         except OmegaError as error:
-            unread = is_chunked or "Expect" in headers or int(length[:19] if length.isdigit() else 0)
-            if isinstance(error, Forbidden | Unauthorized) or unread > READ_AND_REFUSED_BYTES or unread is True:
+            announced = int(length[:19]) if length.isdigit() else 0
+            is_long = is_chunked or "Expect" in headers or announced > READ_AND_REFUSED_BYTES
+            if is_long or isinstance(error, Forbidden | Unauthorized | BodyTooLarge):
                 self._refuse_unread(error)
                 return
             self._refused = error
@@ -222,17 +223,17 @@ class Exchange(Receiver):
         if not connection.is_admitted:
             raise Forbidden("Only the user who runs the daemon may speak to it", hint="Use your own daemon's socket.")
         connection.door.check(headers, has_body)
-        path, _, self._query = start_line.path.partition("?")
+        path, _, self._query = connection.door.target(start_line.path).partition("?")
         method = "GET" if start_line.method == "HEAD" else start_line.method
         self._route, self._params = self._front.table.find(method, path)
 
     def _refuse_unread(self, error: OmegaError) -> None:
         """Answer before the body is read (and before a 100 Continue is sent), then close."""
         self.is_reading_body = False
-        self._done(error.http_status)
         detach = getattr(self._request, "detach")  # noqa: B009 - HTTP1Connection's alone, not in the interface
         detach()
         self._connection.refuse(error)
+        self._done(error.http_status)
 
     def data_received(self, chunk: bytes) -> None:
         if self._refused is None:

@@ -2,7 +2,7 @@
 
     with Daemon(place) as daemon:
         reply = daemon.post("/api/sessions/work/execute", {"command": "1 + 1"})
-        assert reply.json["output"] == "2"
+        assert reply.json["result"] == "2"
 
 Started in the foreground, or as a client starts it (`how="client"`: listener on fd 3, the locked file on fd 4). At the
 end the daemon is stopped, the hosts it left are killed, and its log may hold neither a traceback nor a warning of

@@ -19,3 +19,10 @@ def test_client_started_daemon_answers(place: Place) -> None:
     """A daemon takes the listener and the lock that a client prepared for it."""
     with Daemon(place, how="client") as daemon:
         assert daemon.get("/api/server").json["activation"] == "client"
+
+
+def test_execute_runs_and_remembers(place: Place) -> None:
+    """Two commands of one session share its variables."""
+    with Daemon(place) as daemon:
+        assert daemon.execute("work", "x = 41")["status"] == "ok"
+        assert daemon.execute("work", "x + 1")["result"] == "42"
