@@ -97,7 +97,7 @@ class Launcher:
         while True:
             try:
                 return dial(path)
-            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+            except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, ConnectionResetError):
                 pass
             except BlockingIOError:
                 pass  # its queue is full: it will come to us
