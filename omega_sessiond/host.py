@@ -363,6 +363,22 @@ class Host:
         self.disconnect()
 
 
+async def dismiss(session_id: str, state_dir: str, timeout_s: float) -> None:
+    """End a host that stands in no record: its daemon died between making it and writing that down, so nothing was
+    ever sent to it."""
+    gone = asyncio.Event()
+    link = Link(paths.host_socket(state_dir, session_id), lambda frames: None, lambda reason: gone.set())
+    try:
+        async with asyncio.timeout(timeout_s):
+            await link.open(session_id, 0)
+            link.send_control({"t": "exit", "reason": "nobody knows it"})
+            await gone.wait()
+    except (OSError, OmegaError):  # TimeoutError is an OSError: nobody is there, or nobody who can be asked
+        pass
+    finally:
+        link.close()
+
+
 def record_fields(process: Process) -> tuple[int, int, str]:
     """What tells this process from all others for ever: pid, start time, boot."""
     return process.pid, process.start_time, boot_id()

@@ -61,6 +61,9 @@ TIMEOUT_GRACE_S = 5.0
 RECONNECT_S = (0.02, 2.0)
 """First and longest pause between attempts to reach a host that lives and does not answer."""
 
+DISMISS_S = 2.0
+"""Time for a host that nobody recorded to leave when asked; it has done nothing, so it answers at once or never."""
+
 RECOVER_S = 1.0
 """Pause before a session that the journal refused is taken up again: a full disk seldom has room sooner."""
 
@@ -123,7 +126,9 @@ class Keeper:
         if record.host is None:  # nothing was begun since the last host: what is queued is meant for the next one
             live.session.link = "absent"
             live.settled.set()
-            if unfinished:
+            if os.path.exists(paths.host_socket(self._state_dir, record.id)):
+                self._spawn(self._dismiss_then_start(live, bool(unfinished)))
+            elif unfinished:
                 self.handle(live, decide.StartAsked())
             return
         if live.host is None:
@@ -140,6 +145,12 @@ class Keeper:
         self._watch_slice(live.host)
         self._listen(live, live.host)
         self._spawn(self._reconnect(live, live.host))
+
+    async def _dismiss_then_start(self, live: Live, has_work: bool) -> None:
+        """A session without a recorded host, whose socket exists all the same."""
+        await hosts.dismiss(live.record.id, self._state_dir, DISMISS_S)
+        if has_work:
+            self.handle(live, decide.StartAsked())
 
     async def stop(self) -> None:
         """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
@@ -492,6 +503,8 @@ class Keeper:
                 if self.scopes is not None:
                     await self._enter_scope(live, host, self.scopes)
                 hello = await host.connect(0, settings.host_start_s)
+            if not host.speaks_our_wire:
+                raise HostFailed(f"its process speaks wire {hello.wire}, this daemon wire {wire.WIRE}")
             kept = HostRecord(*hosts.record_fields(process), scope=host.scope, engine_version=hello.engine_version)
             self.update(live, host=kept)
             self.note_limits(live)
