@@ -377,7 +377,10 @@ class Service:
         its session's process could not be started."""
         entry = self._keeper.work.get(execution_id)
         if entry is None:
-            return self.execution(name, execution_id, max_output)
+            execution = self.execution(name, execution_id, max_output)
+            if execution.reason == "host_failed" and execution.error is not None:
+                raise _host_failed(execution.error.message)
+            return execution
         work = entry[1]
         if work.record.status in UNFINISHED and not self._keeper.is_stopping and wait_s != 0:
             loop = asyncio.get_running_loop()
@@ -392,7 +395,7 @@ class Service:
                 if not waiter.done():
                     work.waiters.remove(waiter)
         if work.failure is not None:
-            raise HostFailed(work.failure, hint="GET the session to see how it is started; 'restart' tries again.")
+            raise _host_failed(work.failure)
         return self._execution(work.record, name, max_output, work)
 
     def _row(self, live: Live, execution_id: int) -> ExecutionRecord:
@@ -628,6 +631,10 @@ def _check_name(name: str) -> None:
 
 def _options(create: bool | CreateOptions) -> CreateOptions:
     return create if isinstance(create, CreateOptions) else CreateOptions()
+
+
+def _host_failed(message: str) -> HostFailed:
+    return HostFailed(message, hint="GET the session to see how it is started; 'restart' tries again.")
 
 
 def _release(waiter: asyncio.Future[None]) -> None:
