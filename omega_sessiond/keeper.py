@@ -115,6 +115,7 @@ class Keeper:
     def _restore(self, live: Live) -> None:
         """Build a session's run-time state from the journal, and find its host."""
         record = live.record
+        live.settled.clear()
         unfinished = self._journal.unfinished(record.id)
         live.session = decide.Session((row.id for row in unfinished), link="reconnecting")
         for row in unfinished:
@@ -308,6 +309,8 @@ class Keeper:
     async def end(self, live: Live, reason: str, budget_s: float, *, successor: bool = False) -> list[Step]:
         while live.session.link == "starting":
             await live.settled.wait()
+        if live.session.link == "reconnecting":  # a host that can be asked ends sooner and in order
+            await _first(live.settled.wait(), hosts.ASK_SHARE * budget_s)
         host, at_rest = live.host, live.session.is_at_rest
         running = live.session.running
         if running is not None and running in live.work:
@@ -559,6 +562,7 @@ class Keeper:
             return
         log.debug("session %s: %s", live.record.name, reason)
         self.handle(live, decide.HostUnreachable())
+        live.settled.clear()
         self._spawn(self._reconnect(live, host))
 
     async def _reconnect(self, live: Live, host: Host) -> None:
@@ -676,6 +680,14 @@ class Keeper:
             return False
         before, self._oom_kills = self._oom_kills, usage.oom_kills(self._slice_cgroup)
         return before is not None and self._oom_kills is not None and self._oom_kills > before
+
+
+async def _first(work: Coroutine[Any, Any, object], timeout_s: float) -> None:
+    """Wait for `work`, at most so long."""
+    try:
+        await asyncio.wait_for(work, timeout_s)
+    except TimeoutError:
+        pass
 
 
 def _timestamp(at: str) -> float:
