@@ -7,7 +7,7 @@ with the reason; with CI set they fail instead, so that nothing is skipped unsee
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,6 +85,17 @@ def test_venv(test_user: str) -> Iterator[Path]:
     """A virtual environment with this checkout installed, which the test user can run."""
     with usermanager.installed_for(test_user, CHECKOUT) as venv:
         yield venv
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what its user managers had to say."""
+    report = yield
+    if report.when == "call" and report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, UserManager) and value.is_running:
+                report.sections.append(("user manager", value.status()))
+    return report
 
 
 @pytest.fixture

@@ -152,6 +152,10 @@ class UserManager:
         self._init_pid = int(task.read_text().split()[0])
 
     @property
+    def is_running(self) -> bool:
+        return self._unshare.poll() is None
+
+    @property
     def memory_and_tasks_are_limited(self) -> bool:
         """Whether MemoryMax= and TasksMax= have effect here."""
         if self.hierarchy == "hybrid":
