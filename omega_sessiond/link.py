@@ -13,7 +13,9 @@ from omega_sessiond import wire
 from omega_sessiond.errors import ProtocolError
 from omega_sessiond.messages import HostFrame, HostHello
 
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 64 * 1024
+"""Read at a time. Python allocates as much before each read: from 128 KiB on by mapping memory, which costs more than
+the read itself."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(HostFrame)

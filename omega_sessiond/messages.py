@@ -26,12 +26,16 @@ an uncaught exception."""
 
 def now() -> str:
     """The present as the API writes times: ISO 8601, UTC, microseconds, `Z`."""
-    return iso(datetime.now(UTC).timestamp())
+    return _iso(datetime.now(UTC))
 
 
 def iso(timestamp: float) -> str:
     """A POSIX timestamp as the API writes times."""
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return _iso(datetime.fromtimestamp(timestamp, UTC))
+
+
+def _iso(utc: datetime) -> str:
+    return utc.isoformat(timespec="microseconds")[:-6] + "Z"  # instead of +00:00
 
 
 # ---- the two nouns of the API ----
