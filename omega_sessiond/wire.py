@@ -63,7 +63,8 @@ class Splitter:
         return len(self._buffer)
 
     def feed(self, data: bytes) -> List[bytes]:
-        """The bodies completed by `data`, oldest first. Raises TornFrame on an impossible length."""
+        """The bodies completed by `data`, oldest first. Raises TornFrame on an impossible length, once all whole
+        frames before it have been given out."""
         buffer = self._buffer
         buffer += data
         bodies: List[bytes] = []
@@ -71,6 +72,8 @@ class Splitter:
         while len(buffer) - start >= HEADER_BYTES:
             size = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
             if size > MAX_FRAME_BYTES:
+                if bodies:
+                    break
                 raise TornFrame("a frame announces %d bytes" % size)
             end = start + HEADER_BYTES + size
             if len(buffer) < end:
