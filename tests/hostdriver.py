@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -153,7 +155,7 @@ class Daemon:
 
     def wait_for_output(self, text: str, execution_id: int | None = None) -> str:
         """Until `text` has come as output (of this execution); everything that came of it so far."""
-        seen = ""
+        seen: str = ""
         for frame in self.following():
             if frame["t"] == "output" and execution_id in (None, frame["id"]):
                 seen += frame["text"]
@@ -317,3 +319,53 @@ def receive(connection: socket.socket) -> Frame:
         for body in splitter.feed(data):
             connection.settimeout(None)
             return wire.unpack(body)
+
+
+def base_python() -> str:
+    """The interpreter behind this one's environment, as sessions get it that name none."""
+    return getattr(sys, "_base_executable", "") or sys.executable
+
+
+def _find_interpreters() -> dict[str, str]:
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found: dict[str, str] = {}
+    for version in ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14"):
+        installed = sorted(map(str, pyenv.glob(f"{version}.*/bin/python3")))
+        for candidate in (shutil.which(f"python{version}"), *reversed(installed)):
+            if candidate is not None and _answers(candidate, version):
+                found[version] = candidate
+                break
+    found["default"] = base_python()
+    return found
+
+
+def _answers(python: str, version: str) -> bool:
+    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=WAIT_S)
+    except OSError:
+        return False
+    return answer.stdout.strip() == version
+
+
+INTERPRETERS = _find_interpreters()
+"""Every Python of this machine that can carry a session, by version; the default one once more, by that name."""
+
+
+class Hosts:
+    """Starts hosts below a directory, and ends them together."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._started: list[HostProcess] = []
+
+    def __call__(self, *, python: str = INTERPRETERS["default"], **fields: Any) -> HostProcess:
+        directory = self._base / str(len(self._started))
+        directory.mkdir()
+        host = HostProcess(directory, python=python, **fields)
+        self._started.append(host)
+        return host
+
+    def close(self) -> None:
+        for host in self._started:
+            host.close()

@@ -16,6 +16,7 @@ import sys
 import types
 from typing import Any, Dict, Optional
 
+from omega_sessiond import wire
 from omega_sessiond.hosts import border, completion, reports
 from omega_sessiond.hosts.engine import Outcome
 from omega_sessiond.hosts.output import Output
@@ -104,8 +105,11 @@ class PythonEngine:
             return False
         builtins._ = None  # type: ignore[attr-defined]
         text = border.run_user(repr, value)
-        self._output.show("result", text)
-        self._output.show("result", "\n")
+        if len(text) < wire.OUTPUT_CHUNK:
+            self._output.show("result", text + "\n")
+        else:
+            self._output.show("result", text)
+            self._output.show("result", "\n")
         builtins._ = value  # type: ignore[attr-defined]
         return True
 

@@ -259,7 +259,7 @@ def make_input(stdin: TextInput) -> Callable[..., str]:
         text: str = border.call_user(str, prompt)
         if text and sys.stdout is not None:
             border.call_user(sys.stdout.write, text)
-        answer = stdin.answer(text, False)
+        answer: Optional[str] = stdin.answer(text, False)
         if border.pending:
             border.release()
         if answer is None:
