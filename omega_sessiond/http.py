@@ -349,7 +349,8 @@ class Exchange(Receiver):
         if self._method != "HEAD" and reply.body:
             data += reply.body
         self._done(reply.status)
-        self._request.write(data)
+        if rest := connection.send_now(data):
+            self._request.write(rest)
         self._request.finish()
 
     def _done(self, status: int) -> None:
