@@ -126,7 +126,7 @@ class Connection(IOStream):
 
     def _refuse_malformed(self, error: BaseException | None) -> None:
         what = str(error) if isinstance(error, HTTPInputError) else ""
-        if what == "chunked body too large":
+        if what in ("chunked body too large", "Content-Length too long"):
             self.refuse(BodyTooLarge(f"The body is larger than {self._hub.max_body_bytes} bytes"))
         else:
             shown = what.encode("ascii", "backslashreplace").decode()[:200]

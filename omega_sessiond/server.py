@@ -19,7 +19,7 @@ from typing import Literal
 
 from omega_sessiond import access, config, log, paths
 from omega_sessiond.config import Settings
-from omega_sessiond.errors import ConfigError, OmegaError, RuntimeDirError
+from omega_sessiond.errors import ConfigError, InternalError, OmegaError, RuntimeDirError
 from omega_sessiond.http import Frontend
 from omega_sessiond.journal import Journal
 from omega_sessiond.ownership import BACKLOG, ApiSocket, Lock, prepare
@@ -304,6 +304,7 @@ def serve(settings: Settings, *, with_tcp: bool) -> None:
         finally:
             journal.close()
     finally:
+        start.notifier.close()
         if start.api_socket is not None:
             start.api_socket.remove()
 
@@ -333,11 +334,14 @@ def main(argv: list[str] | None = None) -> int:
         return _cannot_start(error)
     except OSError as error:
         return _cannot_start(RuntimeDirError(f"{error.filename or 'The system'}: {error.strerror}"))
+    except Exception:
+        logger.exception("a defect ended the daemon")
+        return InternalError.exit_code
     return 0
 
 
 def _cannot_start(error: OmegaError) -> int:
     if not logging.getLogger().handlers:
         log.set_up("info")
-    logger.error("cannot run: %s%s", error.message, f" ({error.hint})" if error.hint else "")
+    logger.error("cannot run: %s: %s%s", error.code, error.message, f" ({error.hint})" if error.hint else "")
     return error.exit_code

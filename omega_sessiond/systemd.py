@@ -91,6 +91,11 @@ class Notifier:
             text = "\n".join(part.replace("\n", " ") for part in assignments)
             self._notifier.notify(text.encode("ascii", "backslashreplace").decode("ascii"))
 
+    def close(self) -> None:
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
+            self._notifier = None
+
     def extend(self, seconds: float) -> None:
         """A start or stop takes so much longer."""
         self.tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")

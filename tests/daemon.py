@@ -4,9 +4,10 @@
         reply = daemon.post("/api/sessions/work/execute", {"command": "1 + 1"})
         assert reply.json["result"] == "2"
 
-Started in the foreground, or as a client starts it (`how="client"`: listener on fd 3, the locked file on fd 4). At the
-end the daemon is stopped, the hosts it left are killed, and its log may hold neither a traceback nor a warning of
-Python's. Nothing here sleeps for a fixed time.
+Started in the foreground, or as a client starts it (`how="client"`: listener on fd 3, the locked file on fd 4), or as
+systemd does (`how="systemd"`: a listener on fd 3 that this process keeps, like a socket unit). At the end the daemon is
+stopped, the hosts it left are killed, and its log may hold neither a traceback nor a warning of Python's. Nothing here
+sleeps for a fixed time.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ START_S = 30.0
 
 # Moves the listener and the lock to 3 and 4 by way of high numbers (else one could land on the other), names itself in
 # LISTEN_PID and becomes the daemon.
-_AS_CLIENT = """
+_HAND_OVER = """
 import fcntl, os, sys
-high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
-for source, target in zip(high, (3, 4)):
+given = list(map(int, sys.argv[1].split(",")))
+high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in given]
+for target, source in enumerate(high, 3):
     os.dup2(source, target)
     os.close(source)
-for fd in map(int, sys.argv[1:3]):
-    if fd > 4:
+for fd in given:
+    if fd >= 3 + len(given):
         os.close(fd)
 os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.argv[3], sys.argv[3:])
+os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -114,7 +116,7 @@ class Daemon:
         self,
         place: Place,
         *,
-        how: Literal["foreground", "client"] = "foreground",
+        how: Literal["foreground", "client", "systemd"] = "foreground",
         settings: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
@@ -130,6 +132,7 @@ class Daemon:
         self.lock_path = str(place.state_dir / "daemon.lock")
         self.log_path = place.base / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.listener: socket.socket | None = None
         if settings is not None:
             file = place.config_home / "omega-sessiond" / "config.toml"
             file.parent.mkdir(exist_ok=True)
@@ -162,6 +165,8 @@ class Daemon:
             }
             if self.how == "client":
                 self.process = self._spawn_as_client(options)
+            elif self.how == "systemd":
+                self.process = self._spawn_as_systemd(options)
             else:
                 self.process = subprocess.Popen(self.command, env=self.env, **options)
         return self.process
@@ -170,29 +175,38 @@ class Daemon:
         os.makedirs(os.path.dirname(self.socket_path), mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(self.lock_path), mode=0o700, exist_ok=True)
         lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            Path(self.socket_path).unlink(missing_ok=True)
-            before = os.umask(0o177)
-            try:
-                listener.bind(self.socket_path)
-            finally:
-                os.umask(before)
-            listener.listen(4096)
-            given = (listener.fileno(), lock)
-            env = {
-                **self.env,
-                "LISTEN_FDS": "1",
-                "LISTEN_FDNAMES": "api",
-                "OMEGA_LOCK_FD": "4",
-                "OMEGA_ACTIVATION": "client",
-            }
-            launcher = [sys.executable, "-IS", "-c", _AS_CLIENT, *map(str, given)]
-            return subprocess.Popen([*launcher, *self.command], env=env, pass_fds=given, **options)
+            with self._bound() as listener:
+                env = {"OMEGA_LOCK_FD": "4", "OMEGA_ACTIVATION": "client"}
+                return self._hand_over((listener.fileno(), lock), env, options)
         finally:
-            listener.close()
             os.close(lock)
+
+    def _spawn_as_systemd(self, options: dict[str, Any]) -> subprocess.Popen[bytes]:
+        if self.listener is None:
+            os.makedirs(os.path.dirname(self.socket_path), mode=0o700, exist_ok=True)
+            self.listener = self._bound()
+        return self._hand_over((self.listener.fileno(),), {}, options)
+
+    def _bound(self) -> socket.socket:
+        """A new listener in the place of whatever is there, as systemd and clients make it."""
+        Path(self.socket_path).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            listener.bind(self.socket_path)
+        finally:
+            os.umask(before)
+        listener.listen(4096)
+        return listener
+
+    def _hand_over(
+        self, descriptors: tuple[int, ...], env: dict[str, str], options: dict[str, Any]
+    ) -> subprocess.Popen[bytes]:
+        env = {**self.env, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "api", **env}
+        launcher = [sys.executable, "-IS", "-c", _HAND_OVER, ",".join(map(str, descriptors))]
+        return subprocess.Popen([*launcher, *self.command], env=env, pass_fds=descriptors, **options)
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -238,6 +252,8 @@ class Daemon:
         """Stop it, kill the hosts that live on by design, look through the log."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
+        if self.listener is not None:
+            self.listener.close()
         for pid in self.place.processes():
             try:
                 os.kill(pid, signal.SIGKILL)

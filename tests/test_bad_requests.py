@@ -239,6 +239,7 @@ MALFORMED = [
     (b"POST /api/sessions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 100, 400, "bad_request"),
     (b"POST /api/sessions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n", 400, "bad_request"),
     (b"POST /api/sessions HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n{}", 413, "body_too_large"),
+    (b"POST /api/sessions HTTP/1.1\r\nContent-Length: 99999999, 99999999\r\n\r\n{}", 413, "body_too_large"),
 ]
 
 

@@ -94,11 +94,6 @@ def notify_socket(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
     heard.close()
 
 
-def _close(notifier: Notifier) -> None:
-    assert notifier._notifier is not None
-    notifier._notifier.socket.close()
-
-
 def test_notifier_speaks_ascii(notify_socket: socket.socket) -> None:
     """Assignments arrive one a line; what is not ASCII is escaped and no text can add a line of its own."""
     notifier = Notifier()
@@ -107,7 +102,7 @@ def test_notifier_speaks_ascii(notify_socket: socket.socket) -> None:
     notifier.extend(1.5)
     assert notify_socket.recv(1000) == b"EXTEND_TIMEOUT_USEC=1500000"
     assert "NOTIFY_SOCKET" not in os.environ
-    _close(notifier)
+    notifier.close()
 
 
 def test_watchdog_is_ours_only_if_the_pid_says_so(
@@ -120,7 +115,7 @@ def test_watchdog_is_ours_only_if_the_pid_says_so(
         monkeypatch.setenv("WATCHDOG_PID", pid)
         notifier = Notifier()
         assert notifier.watchdog_s == expected
-        _close(notifier)
+        notifier.close()
 
 
 def test_notifier_without_systemd_is_silent() -> None:
