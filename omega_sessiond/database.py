@@ -52,7 +52,7 @@ class Database:
             _make_file(self.path)
             self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)
         except OSError as error:
-            raise _from_system(error, self.path) from None
+            raise from_system(error, self.path) from None
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
         try:
@@ -209,7 +209,7 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         schema.migrate(connection)
 
 
-def _from_system(error: OSError, path: str) -> JournalError:
+def from_system(error: OSError, path: str) -> JournalError:
     """A refusal of the system as one of ours."""
     text = f"Cannot write {path}: {error.strerror}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -229,7 +229,7 @@ def translated(error: sqlite3.Error, path: str) -> JournalError:
         case sqlite3.SQLITE_READONLY:
             return JournalReadOnly(f"{path} cannot be written to: {error}")
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if (reason := _refusal(path)) is not None:
-            return _from_system(reason, path)
+            return from_system(reason, path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return JournalError(
                 f"{path} is held by another program", hint=f"Find it with 'fuser {path}' and close it; then repeat."

@@ -118,7 +118,7 @@ class Host:
         self.limits = limits
         self.hello: HostHello | None = None
         self.bye: str | None = None
-        self.on_frames: Callable[[list[HostFrame]], None] = lambda frames: None
+        self.on_frames: Callable[[list[HostFrame]], object] = lambda frames: None
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_death: Callable[[Exit], None] = lambda exit: None
         self._socket_path = paths.host_socket(state_dir, session_id)
@@ -145,13 +145,16 @@ class Host:
         """
         path = paths.host_socket(state_dir, launch.session)
         birth_log = paths.session_dir(state_dir, launch.session) + "/birth.log"
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(launch.log, flags, 0o600))
-        output = os.open(birth_log, flags, 0o600)
+        try:
+            if os.path.lexists(path):
+                os.unlink(path)
+            os.close(os.open(launch.log, flags, 0o600))
+            output = os.open(birth_log, flags, 0o600)
+        except OSError as error:
+            raise HostFailed(
+                f"Cannot make {error.filename}: {error.strerror}", hint="Make room there, and see that it is writable."
+            ) from None
         trouble = os.dup(trouble_fd)  # its own number may be one of the child's three standard ones
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -140,6 +140,9 @@ class Keeper:
         if live.host is None:
             self._spawn(self._bury(live, Exit()))
             return
+        if live.host.process.exit is not None:  # it died while the journal refused
+            self._spawn(self._bury(live, live.host.process.exit))
+            return
         unit = hosts.unit_name(record.name, self._state_dir)
         if not live.host.scope and live.host.process.is_in_unit(unit):
             live.host.scope = unit
@@ -281,7 +284,10 @@ class Keeper:
         self.feed.wake()
         self._commits += 1
         if self._commits % EVENTS_PRUNED_EVERY == 0:
-            self._journal.prune_events(self._settings.events_kept)
+            try:
+                self._journal.prune_events(self._settings.events_kept)
+            except JournalError as error:  # there is a next time; what was committed is
+                self.trouble = error.message
 
     def changed(self, live: Live) -> SessionChanged:
         record = live.record
@@ -293,8 +299,14 @@ class Keeper:
 
     def announce(self, live: Live) -> None:
         """Tell the feed of a state that no execution's event tells of."""
-        if not live.is_deleted:
+        if live.is_deleted:
+            return
+        try:
             self._journal.append(self.changed(live))
+        except JournalError as error:
+            log.error("session %s: %s", live.record.name, error.message)
+            self.trouble = error.message
+        else:
             self.committed()
 
     # ---- interrupt and end ----
@@ -323,6 +335,8 @@ class Keeper:
         while live.host is host:  # until what it left is read and its place is clear
             live.settled.clear()
             await live.settled.wait()
+            if live.refusal is not None:
+                raise live.refusal
         return steps
 
     # ---- what hosts say ----
@@ -332,8 +346,9 @@ class Keeper:
         host.on_lost = lambda reason: self._lost(live, host, reason)
         host.on_death = lambda exit: self._dead(live, host, exit)
 
-    def _frames(self, live: Live, host: Host | None, frames: list[HostFrame]) -> None:
-        """Commit what a host has said, then act on it. `host` is None when its log is read after its death."""
+    def _frames(self, live: Live, host: Host | None, frames: list[HostFrame]) -> bool:
+        """Commit what a host has said, then act on it. `host` is None when its log is read after its death. False when
+        the journal refused; what was said is then to be had again."""
         record, journal = live.record, self._journal
         fresh: list[HostFrame] = []
         seq = record.host_seq
@@ -358,9 +373,9 @@ class Keeper:
                         self.update(live, host_seq=seq)
         except JournalError as error:
             self._recover(live, error)
-            return
+            return False
         if not fresh:
-            return
+            return True
         self.committed()
         for frame in fresh:
             match frame:
@@ -376,6 +391,7 @@ class Keeper:
                     self.handle(live, decide.Ended(id))
         if host is not None:
             self._acknowledge_soon(live)
+        return True
 
     def _commit_frame(self, live: Live, frame: HostFrame, at: str) -> None:
         record, journal = live.record, self._journal
@@ -459,15 +475,23 @@ class Keeper:
         if live.host is not None:
             live.host.disconnect()
         live.session.link = "reconnecting"
+        live.refusal = error
+        live.settled.set()
         self._spawn(self._restore_later(live, live.host))
 
     async def _restore_later(self, live: Live, host: Host | None) -> None:
         await asyncio.sleep(RECOVER_S)
-        if live.host is host and not live.is_deleted:
-            self._disarm(live)
-            live.record = next(row for row in self._journal.sessions() if row.id == live.record.id)
-            live.work.clear()
-            self._restore(live)
+        if live.host is host and self.by_name.get(live.record.name) is live:
+            try:
+                record = next(row for row in self._journal.sessions() if row.id == live.record.id)
+                self._disarm(live)
+                live.refusal = None
+                live.settled.clear()
+                live.record = record
+                live.work.clear()
+                self._restore(live)
+            except JournalError as error:
+                self._recover(live, error)
 
     # ---- hosts: start, reconnect, death ----
 
@@ -511,6 +535,9 @@ class Keeper:
             kept = HostRecord(*hosts.record_fields(process), scope=host.scope, engine_version=hello.engine_version)
             self.update(live, host=kept)
             self.note_limits(live)
+        except JournalError as error:
+            await self._start_refused(live, host, error)
+            return
         except OmegaError as error:
             await self._start_failed(live, host, error)
             return
@@ -551,10 +578,29 @@ class Keeper:
                 await self.scopes.stop(host.scope)
         log.warning("session %s: %s", live.record.name, message)
         live.host, live.start_failure = None, message
-        self.update(live, host=None, host_seq=0, state_reason=f"could not be started: {message}")
-        self.handle(live, decide.StartFailed())
+        try:
+            with self._journal.atomic():
+                self.update(live, host=None, host_seq=0, state_reason=f"could not be started: {message}")
+                self._apply(live, decide.StartFailed())
+        except JournalError as refusal:
+            self._recover(live, refusal)
         live.settled.set()
         self.announce(live)
+
+    async def _start_refused(self, live: Live, host: Host | None, error: JournalError) -> None:
+        """A host was born and the journal cannot be told. One that it knows is taken up again later."""
+        if host is not None and self._journal_knows(live, host):
+            live.host = host
+        else:
+            if host is not None:
+                host.process.signal_group(9)
+                await host.process.ended(None)
+            live.host = None
+        self._recover(live, error)
+
+    def _journal_knows(self, live: Live, host: Host) -> bool:
+        kept = next((row.host for row in self._journal.sessions() if row.id == live.record.id), None)
+        return kept is not None and (kept.pid, kept.start_time) == (host.pid, host.process.start_time)
 
     def _lost(self, live: Live, host: Host, reason: str) -> None:
         """A connection ended. Whether the host did too is the pidfd's to say."""
@@ -612,10 +658,12 @@ class Keeper:
             bye = frame.reason if isinstance(frame, Bye) else bye
             batch.append(frame)
             if number % 256 == 255:
-                self._frames(live, None, batch)
+                if not self._frames(live, None, batch):
+                    return
                 batch = []
                 await asyncio.sleep(0)
-        self._frames(live, None, batch)
+        if not self._frames(live, None, batch):
+            return
         # Output that is journalled proves a beginning whose `took` may have been cut from the log since.
         begun = (row.id for row in self._journal.unfinished(record.id) if row.output_bytes)
         last_taken = max(last_taken, *begun, 0)
@@ -627,13 +675,15 @@ class Keeper:
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
         was_used = last_taken > 0 or live.record.host_seq > 0
         lost = Lost("all", reason) if was_used else record.lost
-        live.host, live.note = None, None
+        live.note = None
         try:
             # One commit: a crash between the two would take what died with the host for work that nobody has begun.
             with self._journal.atomic():
                 self.update(live, host=None, host_seq=0, state_reason=reason, lost=lost)
+                live.host = None
                 self._apply(live, decide.HostGone(last_taken))
         except JournalError as error:
+            live.host = host
             self._recover(live, error)
             return
         _unlink(paths.host_socket(self._state_dir, record.id))

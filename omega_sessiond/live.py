@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from omega_sessiond.errors import JournalError
 from omega_sessiond.host import Host
 from omega_sessiond.journal import ExecutionRecord, Piece, SessionRecord
 from omega_sessiond.messages import OutputFrame
@@ -52,7 +53,8 @@ class Work:
 @dataclass(slots=True)
 class Live:
     """One session. `taken` is the last execution its present host is known to have begun, `note` what is unusual about
-    it now, `end_reason` why we end its host, `settled` set whenever a start, adoption or burial is done."""
+    it now, `end_reason` why we end its host, `settled` set whenever a start, adoption or burial is done or the journal
+    refused to have it (`refusal`, until it is tried again)."""
 
     record: SessionRecord
     session: Session
@@ -64,6 +66,7 @@ class Live:
     ack_timer: asyncio.TimerHandle | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     start_failure: str | None = None
+    refusal: JournalError | None = None
     end_reason: str | None = None
     death_code: str = "host_died"
     is_deleted: bool = False

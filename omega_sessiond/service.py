@@ -20,6 +20,7 @@ from omega_sessiond import __version__, paths, usage, views
 from omega_sessiond import host as hosts
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
+from omega_sessiond.database import from_system
 from omega_sessiond.errors import (
     EngineUnavailable,
     ExecutionNotFound,
@@ -186,8 +187,7 @@ class Service:
         self._keeper.handle(live, decide.StartAsked())
         try:
             await live.settled.wait()
-            if live.start_failure is not None:
-                raise HostFailed(live.start_failure)
+            _raise_failure(live)
         except HostFailed:
             if not live.work and live.session.link == "absent":
                 self._remove(live)
@@ -250,13 +250,15 @@ class Service:
             nofile=self._nofile,
         )
         directory = paths.session_dir(self._state_dir, id)
-        os.makedirs(directory, mode=0o700)
-        launch.save(paths.launch_file(self._state_dir, id))
         try:
+            os.makedirs(directory, mode=0o700)
+            launch.save(paths.launch_file(self._state_dir, id))
             self._journal.add_session(record, SessionCreated(at, id, name, options.engine, record.labels))
-        except JournalError:
+        except (OSError, JournalError) as error:
             shutil.rmtree(directory, ignore_errors=True)
-            raise
+            refusal = error if isinstance(error, JournalError) else from_system(error, directory)
+            self._keeper.trouble = refusal.message
+            raise refusal from None
         live = Live(record, decide.Session())
         live.settled.set()
         self._keeper.by_name[name] = live
@@ -294,17 +296,21 @@ class Service:
         """End the host, then remove the session with its history."""
         live = self._find(name)
         live.is_deleted = True
-        await self._keeper.end(live, "deleted", self._budget(request))
-        if self._keeper.by_name.get(name) is live:
-            self._remove(live)
+        try:
+            await self._keeper.end(live, "deleted", self._budget(request))
+            if self._keeper.by_name.get(name) is live:
+                self._remove(live)
+        except JournalError:
+            live.is_deleted = False
+            raise
 
     def _remove(self, live: Live) -> None:
         record = live.record
+        self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
         live.is_deleted = True
         for work in list(live.work.values()):
             work.record = replace(work.record, status="cancelled", reason="deleted")
             self._keeper.forget(live, work)
-        self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
         del self._keeper.by_name[record.name]
         shutil.rmtree(paths.session_dir(self._state_dir, record.id), ignore_errors=True)
         _unlink(paths.host_socket(self._state_dir, record.id))
@@ -538,8 +544,7 @@ class Service:
         running = live.session.running
         steps = await self._keeper.end(live, "restarted", self._budget(request), successor=True)
         await live.settled.wait()
-        if live.start_failure is not None:
-            raise HostFailed(live.start_failure)
+        _raise_failure(live)
         return self._stopped(live, running, steps, not steps, "A new process has been started.")
 
     async def input(self, name: str, request: InputRequest) -> Execution:
@@ -631,6 +636,14 @@ def _check_name(name: str) -> None:
 
 def _options(create: bool | CreateOptions) -> CreateOptions:
     return create if isinstance(create, CreateOptions) else CreateOptions()
+
+
+def _raise_failure(live: Live) -> None:
+    """What became of a start that has been waited for, if it failed."""
+    if live.refusal is not None:
+        raise live.refusal
+    if live.start_failure is not None:
+        raise HostFailed(live.start_failure)
 
 
 def _host_failed(message: str) -> HostFailed:
