@@ -20,6 +20,8 @@ from omega_sessiond.invocation import Invocation, suggestion
 from omega_sessiond.screen import FORMATS, Screen
 from omega_sessiond.shortcut import Begun
 
+SORT_KEYS = ("name", "state", "engine", "created", "used", "count")
+
 EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable, 4 no such session, \
 5 conflict, 124 time-out, 125 daemon or protocol error, 130 interrupted"""
 
@@ -189,7 +191,8 @@ def _add_sessions(add: Any) -> None:
     command.add_argument(
         "--filter", action="append", type=_filter, metavar="K=V", help="state=, engine=, name=GLOB, or a label"
     )
-    command.add_argument("--sort", metavar="K", help="name, state, engine, created, used, count (prefix - reverses)")
+    command.add_argument("--sort", choices=SORT_KEYS, metavar="K", help="name, state, engine, created, used or count")
+    command.add_argument("-r", "--reverse", action="store_true", help="the other way round")
     command.add_argument("-q", "--quiet", action="store_true", help="names only")
     command.add_argument("-w", "--wide", action="store_true", help="all columns")
     command = add("show", "cli_sessions:show", "the details of a session", reads=True)

@@ -6,17 +6,20 @@ On a terminal it appears as it comes.
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
+import select
 import signal
 import sys
+import termios
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-from omega_sessiond.client import execution_path, session_path
+from omega_sessiond.client import Client, execution_path, session_path
 from omega_sessiond.errors import NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.screen import Screen, size
@@ -261,8 +264,7 @@ class _Following:
         """Ask the user what the command asks, or say how to answer; a question from the past is left alone."""
         execution_id = event["execution_id"]
         with self._call.new_client() as client:
-            status = client.get(execution_path(self._name, execution_id), max_output=0)["status"]
-            if status != "waiting_input":
+            if not self._waits(client, execution_id):
                 return
             if not self._screen.can_ask or self._form != "text":
                 self._screen.say(
@@ -272,7 +274,9 @@ class _Following:
                 return
             try:
                 self._is_asking = True
-                text = _read_line(self._screen, event["secret"])
+                text = self._ask(client, execution_id, event["secret"])
+            except _NoLongerAsked:
+                return
             except KeyboardInterrupt:
                 self._is_asking = False
                 self._on_interrupt(signal.SIGINT, None)
@@ -284,17 +288,52 @@ class _Following:
             except NotWaitingInput as error:
                 self._screen.warn(error.message)
 
+    def _waits(self, client: Client, execution_id: int) -> bool:
+        execution = client.get(execution_path(self._name, execution_id), max_output=0)
+        return bool(execution["status"] == "waiting_input")
+
+    def _ask(self, client: Client, execution_id: int, is_secret: bool) -> str | None:
+        """A line from the terminal, None for end of file. Raises _NoLongerAsked when the command ends before."""
+        with _echo_off() if is_secret else nullcontext():
+            typed = b""
+            while True:
+                ending = client.ask_for_end(self._name, execution_id)
+                try:
+                    while not typed.endswith(b"\n"):
+                        ready = select.select([0, ending.fileno()], [], [])[0]
+                        if 0 not in ready:
+                            break
+                        data = os.read(0, 4096)
+                        if not data:
+                            return typed.decode(errors="replace") if typed else None
+                        typed += data
+                    else:
+                        return typed.decode(errors="replace").removesuffix("\n")
+                finally:
+                    ending.close()
+                if not self._waits(client, execution_id):
+                    raise _NoLongerAsked
+
+
+class _NoLongerAsked(Exception):
+    """The command ended while its question stood on the screen."""
+
+
+@contextmanager
+def _echo_off() -> Iterator[None]:
+    """What is typed meanwhile is not shown."""
+    before = termios.tcgetattr(0)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(0, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        os.write(2, b"\n")
+
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:
     raise _LeftBehind
-
-
-def _read_line(screen: Screen, is_secret: bool) -> str | None:
-    """A line from the user; None for end of file. The prompt stands on the screen already."""
-    try:
-        return getpass.getpass("") if is_secret else input()
-    except EOFError:
-        return None
 
 
 def tell(screen: Screen, execution: Json) -> None:

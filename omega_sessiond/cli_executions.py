@@ -180,16 +180,17 @@ def history(call: Invocation) -> int:
             screen.rows(rows, columns(screen), call.form)
         return 0
     form = "jsonl" if call.form == "json" else call.form
-    seen = 0
     shown = list(rows)
     screen.rows(shown, columns(screen), form)
-    for row in shown:
-        if row["status"] not in UNFINISHED:
-            seen = max(seen, row["id"])
+    ended = {row["id"] for row in shown if row["status"] not in UNFINISHED}
     session = call.client.get(session_path(args.name))
-    for event in call.client.events(seen, follow=True):
+    # From the first that may still end: what ends between the two requests is in the feed.
+    for event in call.client.events(min(ended, default=0), follow=True):
         if event.get("session_id") != session["id"] or event["kind"] != "execution_finished":
             continue
+        if event["execution_id"] in ended:
+            continue
+        ended.add(event["execution_id"])
         path = execution_path(event["session"], event["execution_id"])
         row = call.client.get(path, max_output=None if wants_all else 0)
         if form in ("jsonl", "name"):

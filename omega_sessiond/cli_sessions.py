@@ -9,7 +9,7 @@ from typing import Any
 
 from omega_sessiond.cli_executions import report_stop
 from omega_sessiond.client import session_path
-from omega_sessiond.invocation import Invocation, UsageError, creation_options, suggestion
+from omega_sessiond.invocation import Invocation, UsageError, creation_options
 from omega_sessiond.screen import Column, Screen, size
 
 Json = dict[str, Any]
@@ -33,6 +33,7 @@ SORT_KEYS = {
     "used": "last_used_at",
     "count": "execution_count",
 }
+"""What --sort takes, and the field it stands for."""
 
 
 def columns(screen: Screen) -> list[Column]:
@@ -72,11 +73,9 @@ def ls(call: Invocation) -> int:
     args = call.args
     rows: list[Json] = [row for row in call.client.get("/api/sessions") if _matches(row, args.filter or [])]
     if args.sort:
-        key = args.sort.lstrip("-")
-        if key not in SORT_KEYS:
-            near = suggestion(key, list(SORT_KEYS)) or f"; one of {', '.join(SORT_KEYS)}"
-            raise UsageError(f"Cannot sort by '{key}'{near}")
-        rows.sort(key=lambda row: row[SORT_KEYS[key]], reverse=args.sort.startswith("-"))
+        rows.sort(key=lambda row: row[SORT_KEYS[args.sort]])
+    if args.reverse:
+        rows.reverse()
     form = "name" if args.quiet else "wide" if args.wide and call.form == "table" else call.form
     if not rows and form in ("table", "wide"):
         call.screen.say("No sessions." if not args.filter else "No session matches.")

@@ -94,12 +94,12 @@ class Terminal:
 
     def __init__(self, pid: int, descriptor: int) -> None:
         self._pid = pid
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._code: int | None = None
         self.seen = ""
 
     def type(self, text: str) -> None:
-        os.write(self._descriptor, text.encode())
+        os.write(self.descriptor, text.encode())
 
     def until(self, pattern: str) -> str:
         """Read until the pattern was seen; all that was seen up to its end, and forget it."""
@@ -111,10 +111,10 @@ class Terminal:
         return before
 
     def _read(self, deadline: float) -> bool:
-        if not select.select([self._descriptor], [], [], max(deadline - time.monotonic(), 0))[0]:
+        if not select.select([self.descriptor], [], [], max(deadline - time.monotonic(), 0))[0]:
             raise AssertionError(f"nothing more came: {self.seen!r}")
         try:
-            data = os.read(self._descriptor, 65536)
+            data = os.read(self.descriptor, 65536)
         except OSError:
             return False  # EIO: the other side has closed
         self.seen += data.decode(errors="replace")
@@ -139,7 +139,7 @@ class Terminal:
             except ProcessLookupError:
                 pass
             self.wait()
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 @contextmanager
