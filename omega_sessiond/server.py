@@ -305,6 +305,8 @@ def serve(settings: Settings, *, with_tcp: bool) -> None:
             journal.close()
     finally:
         start.notifier.close()
+        for listener, _ in start.listeners:
+            listener.close()
         if start.api_socket is not None:
             start.api_socket.remove()
 
