@@ -1,7 +1,7 @@
 """Where things are: one answer for the daemon and for every client.
 
-Uses `posix` instead of `os` and binascii instead of hashlib: the short-lived client imports this on its fast path,
-where each standard module costs as much as the request (docs/ARCHITECTURE.md, "The client").
+Uses `posix` instead of `os`, and binascii, instead of hashlib, only when it must: the short-lived client imports this
+on its fast path, where each standard module costs as much as the request (docs/ARCHITECTURE.md, "The client").
 Source: XDG Base Directory Specification.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posix
 import sys
-from binascii import crc32
 
 APP = "omega-sessiond"
 
@@ -54,6 +53,8 @@ def tag(state_dir: str) -> str:
     """What tells the runtime paths and scopes of another state directory apart: "" for the default one."""
     if state_dir == default_state_dir():
         return ""
+    from binascii import crc32
+
     return f"{crc32(state_dir.encode('utf-8', 'surrogateescape')):08x}"
 
 
