@@ -14,9 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omega_sessiond import wire
@@ -185,7 +186,8 @@ class Daemon:
 
 
 class HostProcess:
-    """A host in `directory`, started as the daemon starts it. `run` numbers its commands itself."""
+    """A host in `directory`, started as the daemon starts it, with `files` in its working directory. `run` numbers
+    its commands itself."""
 
     def __init__(
         self,
@@ -196,7 +198,7 @@ class HostProcess:
         tail_bytes: int = 1 << 20,
         nofile: list[int] | None = None,
         env: dict[str, str] | None = None,
-        arguments: tuple[str, ...] = (),
+        files: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.directory = directory
         self.socket_path = str(directory / "host.sock")
@@ -204,7 +206,9 @@ class HostProcess:
         self.trouble_path = directory / "trouble.log"
         self.birth_path = directory / "birth.log"
         self.work = directory / "work"
-        self.work.mkdir(exist_ok=True)
+        self.work.mkdir()
+        for name, text in files.items():
+            (self.work / name).write_text(text)
         self.daemons: list[Daemon] = []
         self.last_id = 0
         launch = {
@@ -227,7 +231,7 @@ class HostProcess:
         with listener, open(self.birth_path, "wb") as birth, open(self.trouble_path, "ab") as trouble:
             descriptors = (listener.fileno(), trouble.fileno())
             self.process = subprocess.Popen(
-                [python, *arguments, str(MAIN), str(file), *map(str, descriptors)],
+                [python, str(MAIN), str(file), *map(str, descriptors)],
                 stdin=subprocess.DEVNULL,
                 stdout=birth,
                 stderr=birth,

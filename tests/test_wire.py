@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_whatever_is_packed_and_cut_comes_back(sent: list[wire.Frame], data: st.
     stream = b"".join(map(wire.pack, sent))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     bounds = [0, *cuts, len(stream)]
-    assert split([stream[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]) == sent
+    assert split([stream[a:b] for a, b in pairwise(bounds)]) == sent
 
 
 @given(st.binary(max_size=200))

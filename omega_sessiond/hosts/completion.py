@@ -24,6 +24,8 @@ _DOTTED = re.compile(r"(?:[^\W\d]\w*\s*\.\s*)*(?:[^\W\d]\w*)?\Z")
 _NAME_AT = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _IMPORT = re.compile(r"(?:^|;)\s*(?:import|from)\s+(?:[\w.]+\s*,\s*)*([\w.]*)\Z", re.MULTILINE)
 
+_FROM = re.compile(r"(?:^|;)\s*from\s+([\w.]+)\s+import\s+\(?(?:[\w\s]+,\s*)*(\w*)\Z", re.MULTILINE)
+
 _PLAIN = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
 _MISSING = object()
 
@@ -37,6 +39,10 @@ def complete(code: str, cursor: int, namespace: Dict[str, Any]) -> Frame:
     imported = _IMPORT.search(before)
     if imported is not None:
         return _reply(cursor, *_modules(imported.group(1)))
+    member = _FROM.search(before)
+    if member is not None:
+        module = sys.modules.get(member.group(1))
+        return _reply(cursor, member.group(2), [] if module is None else border.call_user(dir, module))
     found = _DOTTED.search(before)
     dotted = found.group() if found is not None else ""
     owner, dot, prefix = dotted.rpartition(".")

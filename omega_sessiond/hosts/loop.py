@@ -426,6 +426,8 @@ class Host:
     def _after_fork_in_parent(self) -> None:
         if self._is_prepared:
             self.outbox.lock.release()
+        if sys.version_info >= (3, 13):
+            _spare_false_warning()
         if not self.forked and not self.helper.start():
             self.report("no thread left for the helper: children's output and new daemons wait until there is one")
         self._fork_lock.release()
@@ -461,3 +463,21 @@ class Host:
 
 
 PROMPT_CHARS = 64 * 1024
+
+
+def _spare_false_warning() -> None:
+    """Python 3.13 counts threads for its warning of forks only after the hooks, when the helper runs again: the
+    warning is silenced exactly for forks of a process that has no threads of the user's."""
+    import warnings
+
+    text = "This process .* is multi-threaded, use of"
+    try:
+        is_alone = len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return
+    silenced = [one for one in warnings.filters if getattr(one[1], "pattern", "") == text]
+    if is_alone:
+        warnings.filterwarnings("ignore", text, DeprecationWarning)
+    elif silenced and isinstance(warnings.filters, list):
+        for one in silenced:
+            warnings.filters.remove(one)

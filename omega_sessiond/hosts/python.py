@@ -177,7 +177,7 @@ class PythonEngine:
         except asyncio.CancelledError as cancelled:
             if not self._task_is_cancelled:
                 raise
-            raise KeyboardInterrupt().with_traceback(cancelled.__traceback__) from None
+            raise KeyboardInterrupt().with_traceback(reports.users_traceback(cancelled)) from None
         finally:
             self._task = None
             if not task.done():

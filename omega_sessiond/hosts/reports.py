@@ -13,6 +13,8 @@ from omega_sessiond.hosts.engine import ERROR_BYTES, ErrorReport
 SOURCE_PREFIX = "<omega-"
 """How the file names of commands begin: `<omega-ID>`, ID the execution's."""
 
+HEADING = "Traceback (most recent call last):\n"
+
 
 def prune(error: BaseException) -> None:
     """Take the host's frames out of the tracebacks of `error` and of what it came from."""
@@ -46,18 +48,37 @@ def _users_part(tb: Optional[TracebackType]) -> Optional[TracebackType]:
     return first
 
 
+def users_traceback(error: BaseException) -> Optional[TracebackType]:
+    """Where in the user's code an exception began that the event loop has made anew on its way (before 3.11)."""
+    seen: Set[int] = set()
+    one: Optional[BaseException] = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        tb = one.__traceback__
+        while tb is not None:
+            if tb.tb_frame.f_code.co_filename.startswith(SOURCE_PREFIX):
+                return tb
+            tb = tb.tb_next
+        one = one.__context__
+    return error.__traceback__
+
+
 def describe(error: BaseException) -> ErrorReport:
     """Name, message and whole report of an exception, however hostile it is."""
     name = str.__str__(type.__getattribute__(type(error), "__name__"))
+    message = ""
     try:
         prune(error)
-        lines = border.call_user(_format, error)
-        message = border.call_user(str, error)
-        report = "".join(str.__str__(line) for line in lines)
-        return ErrorReport(name, str.__str__(message), report)
-    except BaseException as failure:  # __str__, __cause__, a metaclass: all of it may be the user's code
+        try:
+            message = str.__str__(border.call_user(str, error))
+        except Exception:
+            pass  # traceback has its own words for that
+        report = "".join(str.__str__(line) for line in border.call_user(_format, error))
+    except BaseException as failure:  # __str__, a metaclass: all of it may be the user's code
         reason = type.__getattribute__(type(failure), "__name__")
-        return ErrorReport(name, "", "%s: <its report failed: %s>\n" % (name, reason))
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        report = "%s%s: <no text: %s>\n" % (frames and HEADING + frames, name, reason)
+    return ErrorReport(name, message, report)
 
 
 def _format(error: BaseException) -> List[str]:
