@@ -19,6 +19,7 @@ from omega_sessiond.cli_sessions import state_word
 from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError, SessionNotFound
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
+from omega_sessiond.target import managed_socket
 
 Json = dict[str, Any]
 
@@ -57,8 +58,6 @@ def service(call: Invocation) -> int:
 
 def _is_elsewhere(call: Invocation) -> bool:
     """Whether this shell means a state directory whose daemon runs beside the one of systemd."""
-    from omega_sessiond.target import managed_socket
-
     return call.target.socket_path != managed_socket() and os.path.exists(call.target.socket_path)
 
 
@@ -326,7 +325,10 @@ def _followed(path: str, count: int | None, wanted: re.Pattern[str] | None) -> I
 
 def version(call: Invocation) -> int:
     """omegactl version; starts no daemon."""
-    server = _ask_server(call)
+    units = manager.look()
+    server = None
+    if units is None or not units.are_asleep or call.target.socket_path != managed_socket():
+        server = _ask_server(call)
     running = server["version"] if server else None
     if call.args.json:
         call.screen.json({"client": __version__, "server": running})

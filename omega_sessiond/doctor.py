@@ -57,11 +57,15 @@ def _examine(call: Invocation) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("settings", False, error.message, error.hint)
         return
-    yield from _manager()
+    units = manager.look()
+    yield from _manager(units)
     if target.state_dir is not None:
         yield from _places(target, target.state_dir)
         yield from _daemon_check()
-    yield from _daemon(target)
+    if units is not None and units.are_asleep and target.socket_path == managed_socket():
+        yield Finding("daemon", True, "not running; systemd listens, and the first request starts it")
+    else:
+        yield from _daemon(target)
 
 
 # ---- commands ----
@@ -77,11 +81,10 @@ def _commands() -> Iterator[Finding]:
 # ---- systemd ----
 
 
-def _manager() -> Iterator[Finding]:
+def _manager(units: manager.Units | None) -> Iterator[Finding]:
     if shutil.which("systemctl") is None:
         yield Finding("user manager", False, "no systemd here: a client starts the daemon", is_note=True)
         return
-    units = manager.look()
     if units is None:
         yield Finding(
             "user manager",
@@ -105,6 +108,7 @@ def _manager() -> Iterator[Finding]:
             linger,
             "on" if linger else "off: systemd ends the sessions some seconds after your last logout",
             "loginctl enable-linger",
+            is_note=not linger,
         )
 
 

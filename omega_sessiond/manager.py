@@ -55,6 +55,11 @@ class Units(NamedTuple):
         return "failed" in (self.socket.active, self.service.active)
 
     @property
+    def are_asleep(self) -> bool:
+        """systemd listens, and a mere connection would start the daemon."""
+        return self.socket.active == "active" and self.service.active == "inactive"
+
+    @property
     def are_changing(self) -> bool:
         """A moment's state, worth waiting for."""
         return any(unit.active in ("activating", "deactivating", "reloading") for unit in self)
