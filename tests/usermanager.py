@@ -34,6 +34,7 @@ Hierarchy = Literal["v2", "hybrid"]
 CGROUPS = Path("/sys/fs/cgroup")
 SYSTEMD = "/lib/systemd/systemd"
 JOURNALD = "/lib/systemd/systemd-journald"
+UNSHARE = ("unshare", "--mount", "--pid", "--cgroup", "--ipc", "--fork", "--mount-proc", "--kill-child=SIGKILL")
 NEEDED_COMMANDS = ("unshare", "nsenter", "setpriv", "mount", "umount", "systemctl", "journalctl", "dbus-daemon")
 USER = "omega-test"
 """The user these managers belong to; ./tests/run makes it."""
@@ -69,6 +70,12 @@ def missing(user: str = USER) -> str | None:
         return f"no user '{user}'"
     if not (_pure_v2() or (CGROUPS / "unified").is_dir()):
         return "no cgroup v2 hierarchy"
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        return f"this root may not make namespaces ({tried.stderr.strip()})"
+    for name in _hierarchies("hybrid"):
+        if not os.access(CGROUPS / name, os.W_OK):
+            return f"this root may not make cgroups in {CGROUPS / name}"
     return None
 
 
@@ -131,8 +138,7 @@ class UserManager:
         # fmt: off
         self._unshare = subprocess.Popen(
             _in_cgroups(self._cgroups, [
-                "unshare", "--mount", "--pid", "--cgroup", "--ipc", "--fork", "--mount-proc", "--kill-child=SIGKILL",
-                sys.executable, "-IS", os.path.abspath(__file__), self.user, self.base, self.hierarchy,
+                *UNSHARE, sys.executable, "-IS", os.path.abspath(__file__), self.user, self.base, self.hierarchy,
                 *(f"{key}={value}" for key, value in self.env.items()),
             ]),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True,
