@@ -145,8 +145,8 @@ _FINISH = (
 )
 # Pieces do not overlap, so only the last one that begins at or before an offset can reach beyond it.
 _OUTPUT_FROM = (
-    "SELECT stream, offset, text FROM output WHERE execution_id = ?1 AND offset >= coalesce("
-    "(SELECT max(offset) FROM output WHERE execution_id = ?1 AND offset <= ?2), 0) ORDER BY offset"
+    "SELECT stream, offset, text FROM output WHERE execution_id = ? AND offset >= coalesce("
+    "(SELECT max(offset) FROM output WHERE execution_id = ? AND offset <= ?), 0) ORDER BY offset"
 )
 _OWN_EVENTS = (
     "x.started_event_id, x.finished_event_id, x.queued_at, x.started_at, x.finished_at, x.status, x.reason,"
@@ -385,8 +385,9 @@ class Journal:
     def unfinished(self, session_id: str) -> list[ExecutionRecord]:
         """The session's executions that have not ended, in order."""
         return self._executions(
-            "session_id = ?1 AND id > (SELECT finished_up_to FROM sessions WHERE id = ?1) AND finished_at IS NULL"
+            "session_id = ? AND id > (SELECT finished_up_to FROM sessions WHERE id = ?) AND finished_at IS NULL"
             " ORDER BY id",
+            session_id,
             session_id,
         )
 
@@ -473,7 +474,7 @@ class Journal:
 
     def _pieces(self, execution_id: int, start: int) -> Generator[tuple[Stream, int, bytes], None, None]:
         """The stored pieces that end above `start`, one at a time: a large output is never held whole."""
-        with closing(self._database.rows(_OUTPUT_FROM, (execution_id, start))) as rows:
+        with closing(self._database.rows(_OUTPUT_FROM, (execution_id, execution_id, start))) as rows:
             for stream, offset, data in rows:
                 if offset + len(data) > start:
                     yield stream, offset, data
