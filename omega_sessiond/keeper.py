@@ -31,6 +31,7 @@ from omega_sessiond.messages import (
     Bye,
     ErrorValue,
     HostFrame,
+    HostHello,
     InputFrame,
     InputRequested,
     LateOutput,
@@ -117,7 +118,8 @@ class Keeper:
         record = live.record
         live.settled.clear()
         unfinished = self._journal.unfinished(record.id)
-        live.session = decide.Session((row.id for row in unfinished), link="reconnecting")
+        begun = next((row.id for row in unfinished if row.status != "queued"), None) if record.host else None
+        live.session = decide.Session((row.id for row in unfinished), link="reconnecting", running=begun)
         for row in unfinished:
             known = self.work.get(row.id)
             work = known[1] if known else Work(row)
@@ -260,7 +262,10 @@ class Keeper:
         elif status == "died":
             error = ErrorValue("HostDied", live.record.state_reason or "", "")
         row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
-        self._finish(live, work, row)
+        with self._journal.atomic():
+            self._finish(live, work, row)
+            if status == "cancelled" and row.lost is not None:  # the next command is to tell of it
+                self.update(live, lost=row.lost)
         self.forget(live, work)
         self.committed()
 
@@ -632,14 +637,53 @@ class Keeper:
             live.note = None
             self.note_limits(live)
             live.taken = max(live.taken, hello.last_taken)
-            waiting = any(work.record.status == "waiting_input" for work in live.work.values())
-            self.handle(live, decide.HostAdopted(hello.last_taken, waiting and hello.running != 0))
+            try:
+                waiting = self._compare(live, hello)
+            except JournalError as error:
+                self._recover(live, error)
+                return
+            self.handle(live, decide.HostAdopted(hello.last_taken, waiting))
             live.settled.set()
             self.announce(live)
             return
 
+    def _compare(self, live: Live, hello: HostHello) -> bool:
+        """Correct what the journal holds of unfinished work by what its host says; whether that waits for input.
+
+        A command that was journalled as begun may never have reached the host, nor an answer to input() that was
+        journalled as given.
+        """
+        waiting = False
+        with self._journal.atomic():
+            for work in live.work.values():
+                row = work.record
+                if row.status == "queued":
+                    continue
+                if row.id > hello.last_taken:
+                    self._unbegin(live, work)
+                    continue
+                asks = row.status == "waiting_input" if hello.asks is None else hello.asks == row.id
+                waiting = asks and hello.running != 0
+                if waiting != (row.status == "waiting_input"):
+                    self._journal.waiting(row.id, waiting)
+                work.record = replace(row, status="waiting_input" if waiting else "running")
+                work.secret = hello.secret
+        return waiting
+
+    def _unbegin(self, live: Live, work: Work) -> None:
+        """The host has not taken it: its time begins anew when it does, and what it would have told of a loss is yet
+        to be told."""
+        row = work.record
+        self._journal.requeue(row.id)
+        if row.lost is not None:
+            self.update(live, lost=row.lost)
+        work.record = replace(row, status="queued", started_at=None, lost=None)
+        if work.timeout is not None:
+            work.timeout.cancel()
+            work.timeout = None
+
     def _dead(self, live: Live, host: Host, exit: Exit) -> None:
-        if live.host is host and not self.is_stopping:
+        if live.host is host:
             self._spawn(self._bury(live, exit))
 
     async def _bury(self, live: Live, exit: Exit) -> None:

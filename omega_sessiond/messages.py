@@ -466,7 +466,8 @@ class Reply(Struct, frozen=True, tag_field="t", tag="reply"):
 
 
 class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
-    """The host's introduction. `last_taken` 0: none; `running` 0: at rest; frames log_from..log_to are in its log."""
+    """The host's introduction. `last_taken` 0: none; `running` 0: at rest; frames log_from..log_to are in its log.
+    `asks`: the execution that waits for input, 0 for none, and whether the answer is a secret."""
 
     wire: int
     session: str
@@ -478,6 +479,8 @@ class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
     version: str = ""
     engine_version: str = ""
     features: list[str] = []
+    asks: int | None = None
+    secret: bool = True
 
 
 HostFrame = Took | OutputFrame | InputFrame | ResultFrame | Bye | Reply | HostHello

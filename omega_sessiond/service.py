@@ -474,12 +474,16 @@ class Service:
 
     def follow_execution(self, name: str, execution_id: int, max_output: int | None = None) -> AsyncIterator[bytes]:
         """The events of one execution from its first to its end, which carries the whole execution."""
-        self.execution(name, execution_id, 0)
-        return self._keeper.feed.follow_execution(
-            execution_id,
-            lambda: execution_id not in self._keeper.work,
-            lambda: msgspec.json.encode(self.execution(name, execution_id, max_output)),
-        )
+        live = self._find(name)
+        work = live.work.get(execution_id)
+        kept = None if work is not None else self._row(live, execution_id)
+
+        def final() -> bytes:  # the session may be gone by then
+            row = work.record if work is not None else kept
+            assert row is not None
+            return msgspec.json.encode(self._execution(row, name, max_output, work))
+
+        return self._keeper.feed.follow_execution(execution_id, lambda: execution_id not in self._keeper.work, final)
 
     # ---- interrupt, end, input ----
 

@@ -134,12 +134,13 @@ Effect = StartHost | Begin | Watch | Cancel | Died
 
 
 class Session:
-    """The state of one session. Built from what the journal knows: its unfinished executions, oldest first."""
+    """The state of one session. Built from what the journal knows: its unfinished executions, oldest first, and which
+    of them is `running`, as far as that was journalled: its host may have begun it."""
 
-    def __init__(self, unfinished: Iterable[int] = (), *, link: Link = "absent") -> None:
+    def __init__(self, unfinished: Iterable[int] = (), *, link: Link = "absent", running: int | None = None) -> None:
         self.link: Link = link
-        self.queue: deque[int] = deque(unfinished)
-        self.running: int | None = None
+        self.queue: deque[int] = deque(id for id in unfinished if id != running)
+        self.running = running
         self.waiting = False
         self.ending = False
         self._successor = False

@@ -34,8 +34,9 @@ HELPER_RETRY_MS = 1000
 class Question:
     """One input() that waits for its answer."""
 
-    def __init__(self, execution_id: int) -> None:
+    def __init__(self, execution_id: int, secret: bool) -> None:
         self.execution_id = execution_id
+        self.secret = secret
         self.answered = False
         self.text: Optional[str] = None
         self.lock = allocate_lock()
@@ -302,7 +303,7 @@ class Host:
         if self.forked or not self.running:
             return None
         self.output.flush()
-        question = Question(self.running)
+        question = Question(self.running, secret)
         with self.outbox.lock:
             if self._question is not None:
                 raise RuntimeError("another thread waits for input already")
@@ -341,6 +342,8 @@ class Host:
             self.outbox.acknowledge(have)
             self._have = have
             log_from, log_to = self.outbox.log_range
+            question = self._question
+            asks = question is not None and not question.answered
             hello = {
                 "t": "hello",
                 "wire": wire.WIRE,
@@ -353,6 +356,8 @@ class Host:
                 "version": omega_sessiond.__version__,
                 "engine_version": self._engine.version,
                 "features": list(wire.FEATURES),
+                "asks": question.execution_id if question is not None and asks else 0,
+                "secret": question is not None and question.secret,
             }
         self._bell.ring()
         return hello

@@ -1,0 +1,201 @@
+"""Awkward moments: requests that cross each other, daemons that die between two steps, hosts that lie."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import test_keeper
+from omega_sessiond.messages import (
+    EndRequest,
+    ExecuteRequest,
+    InputRequest,
+)
+from omega_sessiond.service import Service
+from test_keeper import execute, until
+
+Tell = Callable[..., None]
+tell = test_keeper.tell
+
+
+def long(mark: Path) -> str:
+    """A command that shows that it has begun and goes on until it is interrupted."""
+    return f"open({str(mark)!r}, 'x').close()\nimport time\ntime.sleep(600)"
+
+
+ASK = "import getpass\ngetpass.getpass('word: ')"
+
+
+def test_secret_answer(tell: Tell) -> None:
+    """A password given to a later daemon than the one that was asked is not journalled either."""
+    ids: list[int] = []
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "1")
+        ids.append(service.submit("work", ExecuteRequest(ASK)))
+        await until(lambda: service.session("work").state == "waiting_input")
+
+    async def second(service: Service) -> None:
+        await until(lambda: service.session("work").state == "waiting_input")
+        await service.input("work", InputRequest(ids[0], "hush"))
+        done = await service.finished("work", ids[0], 30.0)
+        assert done.result == "'hush'"
+        told = [line for _, line in service._journal.events(0, 1000) if b'"input_answered"' in line]
+        assert len(told) == 1 and b"hush" not in told[0]
+
+    tell(first, second)
+
+
+def test_answer_that_never_arrived(tell: Tell) -> None:
+    """An answer journalled by a daemon that died before it sent it can be given again."""
+    ids: list[int] = []
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "1")
+        ids.append(service.submit("work", ExecuteRequest("input('? ')")))
+        await until(lambda: service.session("work").state == "waiting_input")
+        deaf(service, "work")
+        await service.input("work", InputRequest(ids[0], "one"))
+
+    async def second(service: Service) -> None:
+        await until(lambda: service.session("work").state != "reconnecting")
+        assert service.session("work").state == "waiting_input"
+        assert service.execution("work", ids[0]).status == "waiting_input"
+        await service.input("work", InputRequest(ids[0], "two"))
+        assert (await service.finished("work", ids[0], 30.0)).result == "'two'"
+
+    tell(first, second)
+
+
+def test_kill_before_adoption(tell: Tell, tmp_path: Path) -> None:
+    """A command that a host out of reach had begun is told as died when that host is killed, not as never begun."""
+    ids: list[int] = []
+    mark = tmp_path / "begun"
+
+    async def first(service: Service) -> None:
+        ids.append(service.submit("work", ExecuteRequest(long(mark), idempotency_key="k")))
+        ids.append(service.submit("work", ExecuteRequest("2")))
+        await until(mark.exists)
+        os.kill(service.session("work").pid or 0, signal.SIGSTOP)
+
+    async def second(service: Service) -> None:
+        stopped = await service.kill("work", EndRequest(0.5))
+        assert stopped.steps[-1].action == "SIGKILL"
+        one, two = service.execution("work", ids[0]), service.execution("work", ids[1])
+        assert (one.status, one.reason) == ("died", "killed")
+        assert (two.status, two.reason) == ("cancelled", "killed")
+        assert service.submit("work", ExecuteRequest(long(mark), idempotency_key="k")) == ids[0]
+
+    tell(first, second)
+
+
+def test_abandon_before_adoption(tell: Tell, tmp_path: Path) -> None:
+    """A client that leaves while its running command's host is out of reach does not make it a command never begun."""
+    ids: list[int] = []
+    mark = tmp_path / "begun"
+
+    async def first(service: Service) -> None:
+        ids.append(service.submit("work", ExecuteRequest(long(mark))))
+        await until(mark.exists)
+
+    async def second(service: Service) -> None:
+        assert service.session("work").state == "reconnecting"
+        service.abandoned(ids[0])
+        assert (await service.finished("work", ids[0], 30.0)).status == "interrupted"
+
+    tell(first, second)
+
+
+def test_follow_execution_of_deleted(tell: Tell, tmp_path: Path) -> None:
+    """Who follows a command of a session that is deleted gets its end."""
+
+    async def story(service: Service) -> None:
+        id = service.submit("work", ExecuteRequest(long(tmp_path / "begun")))
+        queued = service.submit("work", ExecuteRequest("2"))
+
+        async def read(id: int) -> list[dict[str, Any]]:
+            lines = b"".join([chunk async for chunk in service.follow_execution("work", id)])
+            return [json.loads(line) for line in lines.splitlines()]
+
+        readers = [asyncio.create_task(read(n)) for n in (id, queued)]
+        await until(lambda: (tmp_path / "begun").exists() and len(service._keeper.feed._sleepers) == 2)
+        await service.delete("work", EndRequest(5.0))
+        one, two = await asyncio.gather(*readers)
+        assert one[-1]["execution"]["status"] == "interrupted", one[-1]
+        assert two[-1]["execution"]["status"] == "cancelled"
+        assert two[-1]["execution"]["reason"] == "deleted"
+
+    tell(story)
+
+
+def test_stop_with_unit(tell: Tell) -> None:
+    """A daemon whose unit takes its hosts ends them before it leaves."""
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "1")
+        service._keeper._dies_with_its_unit = True
+        async with asyncio.timeout(20):
+            await service.stop()
+
+    async def second(service: Service) -> None:
+        assert service.session("work").state == "dead"
+        assert service.session("work").state_reason == "daemon_stopped by request"
+
+    tell(first, second)
+
+
+def deaf(service: Service, name: str) -> None:
+    """From now on nothing reaches the session's host, as if the daemon died before each sending."""
+    host = service._keeper.by_name[name].host
+    assert host is not None
+    host.execute = lambda execution_id, code: None  # type: ignore[method-assign]
+    host.give_input = lambda execution_id, text: None  # type: ignore[method-assign]
+
+
+def test_daemon_dies_between_commit_and_sending(tell: Tell) -> None:
+    """A command that was journalled as begun and never sent begins with the next daemon: with its whole time, and with
+    the loss it is to tell of."""
+    ids: list[int] = []
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.kill("work", EndRequest(5.0))
+        await service.restart("work", EndRequest(5.0))
+        deaf(service, "work")
+        ids.append(service.submit("work", ExecuteRequest("import time; time.sleep(0.2); 'whole'", timeout_s=5.0)))
+        assert service.execution("work", ids[0]).status == "running"
+        started = service._journal.execution(service.session("work").id, ids[0])
+        assert started is not None and started.lost is not None
+        with service._journal.atomic():
+            service._journal._execute(
+                "UPDATE executions SET started_at = '2026-01-01T00:00:00.000000Z' WHERE id = ?", ids
+            )
+
+    async def second(service: Service) -> None:
+        done = await service.finished("work", ids[0], 30.0)
+        assert (done.status, done.result) == ("ok", "'whole'")
+        assert done.lost is not None
+
+    tell(first, second)
+
+
+def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
+    """A loss that a command told of which was cancelled before it began is told by the next one."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.restart("work", EndRequest(5.0))
+        deaf(service, "work")
+        id = service.submit("work", ExecuteRequest("2"))
+        os.kill(service.session("work").pid or 0, signal.SIGKILL)
+        cancelled = await service.finished("work", id, 30.0)
+        assert (cancelled.status, cancelled.reason) == ("cancelled", "host_died")
+        assert (await execute(service, "work", "3")).lost is not None
+        assert (await execute(service, "work", "4")).lost is None
+
+    tell(story)
