@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from omega_sessiond.errors import OmegaError, SessionNotFound
+from omega_sessiond import __version__
+from omega_sessiond.errors import OmegaError, RouteNotFound, SessionNotFound, UnknownField
 from omega_sessiond.invocation import Invocation, suggestion
 from omega_sessiond.screen import FORMATS, Screen
 from omega_sessiond.shortcut import Begun
@@ -322,7 +323,6 @@ def main(arguments: Sequence[str] | None = None, *, begun: Begun | None = None) 
     module, _, function = args.run.partition(":")
     try:
         code: int = getattr(import_module("omega_sessiond." + module), function)(call)
-        sys.stdout.flush()
         return code
     except OmegaError as error:
         _report(call, error)
@@ -352,6 +352,18 @@ def _report(call: Invocation, error: OmegaError) -> None:
         call.screen.say(f"No session is called '{name}'{suggestion(name, names)}")
     elif error.hint:
         call.screen.say(error.hint)
+    if isinstance(error, (UnknownField, RouteNotFound)):
+        _compare_versions(call)
+
+
+def _compare_versions(call: Invocation) -> None:
+    """A daemon that does not know what we ask may be of another version."""
+    try:
+        running = call.client.get("/api/server")["version"]
+    except OmegaError:
+        return
+    if running != __version__:
+        call.screen.say(f"The daemon has version {running}, omegactl {__version__}: run 'omegactl service restart'.")
 
 
 def _end_by_sigpipe() -> NoReturn:

@@ -23,7 +23,7 @@ from omega_sessiond.client import Client, execution_path, session_path
 from omega_sessiond.errors import NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.screen import Screen, size
-from omega_sessiond.terminal import PlainLines, Sanitizer
+from omega_sessiond.terminal import PlainLines, Sanitizer, sanitize
 
 Json = dict[str, Any]
 
@@ -254,6 +254,7 @@ class _Following:
                 with self._call.new_client(may_start=False) as client:
                     execution = client.submit(self._name, {**self._options, "wait_s": 0, "max_output": 0}, None)
                     client.post(session_path(self._name) + "/interrupt", {"execution_id": execution["id"], "wait_s": 2})
+                self._screen.say(f"Interrupted execution {execution['id']}.")
             except OmegaError as error:
                 self._screen.warn(f"interrupted; what became of the command is not known: {error.message}")
         return 130
@@ -274,6 +275,8 @@ class _Following:
                 return
             try:
                 self._is_asking = True
+                if not self._screen.is_terminal:
+                    os.write(2, sanitize(event["prompt"]).encode("utf-8", "backslashreplace"))
                 text = self._ask(client, execution_id, event["secret"])
             except _NoLongerAsked:
                 return

@@ -164,7 +164,12 @@ def input_(call: Invocation) -> int:
     if text is None and not args.eof:
         line = sys.stdin.readline()
         text = line.removesuffix("\n") if line else None
-    call.client.post(session_path(args.name) + "/input", {"execution_id": execution_id, "text": text})
+    try:
+        call.client.post(session_path(args.name) + "/input", {"execution_id": execution_id, "text": text})
+    except NotWaitingInput:
+        if not call.client.was_repeated:
+            raise
+        # It was answered by the first attempt, whose own answer was lost.
     return 0
 
 

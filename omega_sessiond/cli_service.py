@@ -19,6 +19,7 @@ from omega_sessiond.cli_sessions import state_word
 from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError, SessionNotFound
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
+from omega_sessiond.launch import Backoff
 from omega_sessiond.target import managed_socket
 
 Json = dict[str, Any]
@@ -196,6 +197,8 @@ class _Background:
         if server is None:
             return None
         pid: int = server["pid"]
+        if not hasattr(os, "pidfd_open"):
+            return self._stop_by_number(pid)
         try:
             process = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -207,12 +210,23 @@ class _Background:
                 return pid
             signal.pidfd_send_signal(process, signal.SIGTERM)
             if not _is_readable(process, STOP_S):
-                raise TimedOut(
-                    f"The daemon (pid {pid}) was asked to leave and is still there", hint="See 'omegactl logs'."
-                )
+                raise _still_there(pid)
         finally:
             os.close(process)
         return pid
+
+    def _stop_by_number(self, pid: int) -> int:
+        """Where the system has no pidfd: the daemon has gone when it answers no more."""
+        os.kill(pid, signal.SIGTERM)
+        backoff = Backoff(STOP_S)
+        while (server := _ask_server(self._call)) is not None and server["pid"] == pid:
+            if not backoff.pause():
+                raise _still_there(pid)
+        return pid
+
+
+def _still_there(pid: int) -> TimedOut:
+    return TimedOut(f"The daemon (pid {pid}) was asked to leave and is still there", hint="See 'omegactl logs'.")
 
 
 def _is_readable(descriptor: int, timeout_s: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from omega_sessiond.cli_executions import report_stop
 from omega_sessiond.client import session_path
+from omega_sessiond.errors import OmegaError, SessionExists
 from omega_sessiond.invocation import Invocation, UsageError, creation_options
 from omega_sessiond.screen import Column, Screen, size
 
@@ -165,7 +166,13 @@ def new(call: Invocation) -> int:
         body["limits"] = limits
     if args.label:
         body["labels"] = dict(args.label)
-    return _changed(call, call.client.post("/api/sessions", {"name": args.name, **body}), "Created")
+    try:
+        row = call.client.post("/api/sessions", {"name": args.name, **body})
+    except SessionExists:
+        if not call.client.was_repeated:
+            raise
+        row = call.client.get(session_path(args.name))  # we made it, and the answer was lost
+    return _changed(call, row, "Created")
 
 
 def set_(call: Invocation) -> int:
@@ -202,8 +209,6 @@ def rm(call: Invocation) -> int:
         call.screen.say("Nothing was removed.")
         return 130
     code = 0
-    from omega_sessiond.errors import OmegaError
-
     for name in names:
         try:
             call.client.request("DELETE", session_path(name))

@@ -3,7 +3,7 @@
 A daemon may leave, be upgraded or killed at any moment, and the next one answers in its stead. What is repeated is
 safe to repeat: a request no byte of whose answer came, one the daemon refused because it is leaving, and, with its
 idempotency key, an execute at any point. Raises the exceptions of `errors`, the daemon's own rebuilt from its reply.
-One object belongs to one thread; it may be used from a signal handler of that thread only after `close`.
+One object belongs to one thread.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Client:
         self.target = target
         self._launcher = Launcher(target, may_start=may_start)
         self._kept: _Connection | None = None
+        self.was_repeated = False
+        """Whether the last request was asked more than once, so that an earlier one may have been carried out."""
 
     def __enter__(self) -> Client:
         return self
@@ -101,7 +103,7 @@ class Client:
         """The decoded answer, None for an empty one. Raises the daemon's error, DaemonUnreachable or ProtocolError."""
         backoff = Backoff(REPEAT_S)
         payload = _encode(body)
-        is_repeated = False
+        self.was_repeated = False
         while True:
             connection = self._take_kept() or _Connection(self._launcher)
             try:
@@ -111,7 +113,7 @@ class Client:
                 connection.close()
                 if not backoff.pause():
                     raise DaemonUnreachable(f"The daemon keeps going away: {error or type(error).__name__}") from None
-                is_repeated = True
+                self.was_repeated = True
                 continue
             except BaseException:
                 connection.close()
@@ -124,12 +126,11 @@ class Client:
             if response.status < 400:
                 return _decode(content) if content else None
             refusal = _refusal(response.status, content)
-            if method == "DELETE" and is_repeated and isinstance(refusal, SessionNotFound):
+            if method == "DELETE" and self.was_repeated and isinstance(refusal, SessionNotFound):
                 return None  # the answer to the first attempt was lost
             if not isinstance(refusal, Stopping) or not backoff.pause():
                 raise refusal
             self.close()
-            is_repeated = True
 
     # ---- streams ----
 

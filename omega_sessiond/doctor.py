@@ -1,4 +1,4 @@
-"""`omegactl doctor`: what is wrong with an installation, and the remedy. Changes nothing and starts no daemon.
+"""`omegactl doctor`: what is wrong with an installation, and the remedy. Starts no daemon.
 
 What only the daemon can judge, its settings, directories and journal, `omega-sessiond --check` says.
 """

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, TextIO
 
 from omega_sessiond.terminal import one_line, sanitize
 
@@ -46,10 +46,8 @@ class Screen:
     """The standard streams of one command."""
 
     def __init__(self, color: Literal["auto", "always", "never"] = "auto") -> None:
-        self._out: IO[bytes] = sys.stdout.buffer
-        self._err: IO[bytes] = sys.stderr.buffer
-        self.is_terminal = sys.stdout.isatty()
-        self._talks_to_terminal = sys.stderr.isatty()
+        self._out, self.is_terminal = _stream(sys.stdout)
+        self._err, self._talks_to_terminal = _stream(sys.stderr)
         self.can_ask = sys.stdin is not None and sys.stdin.isatty() and self._talks_to_terminal
         self.forces_colors = color == "always"
         self.has_colors = _wants_color(color, self.is_terminal)
@@ -178,6 +176,13 @@ class Screen:
                 pass
             pager.wait()
             signal.signal(signal.SIGINT, handler)
+
+
+def _stream(stream: TextIO | None) -> tuple[IO[bytes], bool]:
+    """The bytes of a standard stream, and whether they go to a terminal; nowhere when it was closed before us."""
+    if stream is None:
+        return open(os.devnull, "wb"), False
+    return stream.buffer, stream.isatty()
 
 
 def _wants_color(choice: str, is_terminal: bool) -> bool:

@@ -21,7 +21,7 @@ import pytest
 from ctl import COMMAND, Omegactl, Terminal, whatever_it_starts
 from isolation import Place
 from omega_sessiond.cli import SORT_KEYS, parser
-from stub import Stub, json_reply
+from stub import Stub, json_reply, refusal
 
 
 @pytest.fixture
@@ -209,6 +209,39 @@ _ = open({str(place.home / "runs")!r}, 'a').write('1')
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")
     assert (place.home / "runs").read_text() == "1"
+
+
+def test_command_too_large_is_told(omegactl: Omegactl, place: Place) -> None:
+    """A command over the daemon's limit is refused with the limit's name, before all of it was sent."""
+    (place.home / "big.py").write_text("x = 1\n" * 2_000_000)
+    done = omegactl("exec", "work", "-f", "big.py")
+    assert done.code == 2
+    assert "max_body_bytes" in done.err
+
+
+def test_daemon_of_another_version_is_named(omegactl: Omegactl, place: Place) -> None:
+    """When the daemon does not know what it is asked, and has another version, the remedy is said."""
+    answers = (refusal("unknown_field", "400 Bad Request", "Unknown field"), json_reply({"version": "9.9"}))
+    with Stub(place.runtime_dir / "omega-sessiond" / "api.sock", *answers):
+        done = omegactl("new", "work")
+    assert done.code == 2
+    assert "9.9" in done.err and "service restart" in done.err
+
+
+def test_creation_whose_answer_was_lost_is_done(omegactl: Omegactl, place: Place) -> None:
+    """A daemon that dies after it made the session, before it said so, is no conflict with oneself."""
+    exists = refusal("session_exists", "409 Conflict", "exists")
+    with Stub(place.runtime_dir / "omega-sessiond" / "api.sock", b"", exists, json_reply({"name": "work"})):
+        assert omegactl("new", "work").code == 0
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_closed_streams_are_nowhere(omegactl: Omegactl, place: Place, closed: str) -> None:
+    """Started without one of its output streams, a command works all the same."""
+    omegactl("exec", "work", "-c", "1")
+    redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "ls", "--json"], env=place.env)
+    assert done.returncode == 0
 
 
 # ---- ^C ----
