@@ -632,6 +632,7 @@ class Keeper:
                     f"its process speaks wire {hello.wire}, this daemon wire {wire.WIRE}: "
                     "use the version that started it, or 'omegactl restart' to start it anew"
                 )
+                live.settled.set()
                 self.announce(live)
                 return
             live.note = None
