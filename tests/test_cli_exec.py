@@ -1,0 +1,367 @@
+"""`omegactl exec` with a real daemon: output, exit codes, ^C, input(), and daemons that die under it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import termios
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ctl import COMMAND, Omegactl, Terminal, whatever_it_starts
+from isolation import Place
+from stub import Stub, json_reply, refusal
+
+
+@pytest.fixture
+def omegactl(place: Place) -> Iterator[Omegactl]:
+    with whatever_it_starts(place) as command:
+        yield command
+
+
+def ran(omegactl: Omegactl, code: str, *options: str, name: str = "work") -> Any:
+    """One command as JSON."""
+    done = omegactl("exec", name, "-c", code, "--json", *options)
+    assert done.out, done
+    return json.loads(done.out)
+
+
+def daemon_pid(place: Place) -> int:
+    return int((place.state_dir / "daemon.lock").read_text().split()[0])
+
+
+# ---- exec ----
+
+
+def test_sessions_keep_their_variables(omegactl: Omegactl) -> None:
+    """The first command creates the session, the next one finds what it left."""
+    done = omegactl("exec", "work", "-c", "x = 41")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    done = omegactl("exec", "work", "-c", "x + 1")
+    assert (done.code, done.out, done.err) == (0, "42\n", "")
+
+
+def test_session_lives_where_it_was_created(omegactl: Omegactl, place: Place) -> None:
+    """Directory and environment are the caller's at creation."""
+    omegactl("exec", "work", "-c", "import os", env={"MINE": "é"})
+    done = omegactl("exec", "work", "-c", "print(os.getcwd(), os.environ['MINE'])", env={"MINE": "other"})
+    assert done.out == f"{place.home} é\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "output"),
+    [
+        ("1 + 1", 0, "2\n"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+        ("raise SystemExit(3)", 0, ""),
+        ("def f(:", 1, "SyntaxError: invalid syntax\n"),
+        ("print('a', end='')", 0, "a"),
+        ("print('10%\\r20%')", 0, "20%\n"),
+        ("print('\\x1b[31mred\\x1b[0m')", 0, "red\n"),
+    ],
+)
+def test_exit_code_says_what_became_of_the_code(omegactl: Omegactl, code: str, exit_code: int, output: str) -> None:
+    """0 when it ran, 1 when it raised; the output is what a terminal would have shown, in both ways of asking."""
+    plain, live = omegactl("exec", "work", "-c", code), omegactl("exec", "work", "-c", code, "--format", "text")
+    assert (plain.code, live.code) == (exit_code, exit_code)
+    assert plain.out.endswith(output) and bool(plain.out) == bool(output)
+    assert re.sub(r"omega-\d+", "", plain.out) == re.sub(r"omega-\d+", "", live.out)
+
+
+def test_died_session_is_told(omegactl: Omegactl) -> None:
+    """A process that ends under its command is exit code 1 and said, and so is what the next command finds lost."""
+    done = omegactl("exec", "work", "-c", "import os; os._exit(3)")
+    assert done.code == 1
+    assert "process ended" in done.err
+    done = omegactl("exec", "work", "-c", "1")
+    assert (done.code, done.out) == (0, "1\n")
+    assert "all variables" in done.err
+
+
+def test_time_out_is_124_and_keeps_variables(omegactl: Omegactl) -> None:
+    """--timeout interrupts the command, before or after its name, and is no kill."""
+    omegactl("exec", "work", "-c", "x = 1; import time")
+    assert omegactl("exec", "work", "-c", "time.sleep(60)", "--timeout", "0.3").code == 124
+    assert omegactl("--timeout", "0.3s", "exec", "work", "-c", "time.sleep(60)").code == 124
+    assert omegactl("exec", "work", "-c", "x").out == "1\n"
+
+
+def test_command_that_ignores_its_time_out_is_left(omegactl: Omegactl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that does not yield keeps running, and the client says so and ends with 124."""
+    code = (
+        "import time, signal\nend = time.monotonic() + 60\nprint('on')\n"
+        "while time.monotonic() < end:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt: pass"
+    )
+    done = omegactl("exec", "work", "-c", code, "--timeout", "0.2")
+    assert (done.code, done.out) == (124, "on\n")
+    assert "goes on" in done.err
+    assert json.loads(omegactl("show", "work", "--json").out)["state"] == "busy"
+    omegactl("kill", "work", "--budget", "0.1")
+
+
+def test_output_comes_as_it_is_made(omegactl: Omegactl, place: Place) -> None:
+    """A long command's lines arrive before it ends."""
+    gate = place.home / "gate"
+    os.mkfifo(gate)
+    process = omegactl.start("exec", "work", "-c", f"print('first', flush=True); open({str(gate)!r}).read(); 'last'")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+    gate.write_text("go")
+    assert process.communicate(timeout=60) == ("'last'\n", "")
+    assert process.returncode == 0
+
+
+def test_code_from_files_and_standard_input(omegactl: Omegactl, place: Place) -> None:
+    """-f reads a file, - standard input; what cannot be read is usage."""
+    (place.home / "code.py").write_text("x = 'é'\nprint(x)\n")
+    assert omegactl("exec", "work", "-f", "code.py").out == "é\n"
+    assert omegactl("exec", "work", "-", given="print(x * 2)\n").out == "éé\n"
+    assert omegactl("exec", "work", "-f", "-", given="x").out == "'é'\n"
+    (place.home / "odd.py").write_bytes(b"\xff")
+    for arguments in (("-f", "odd.py"), ("-f", "none.py"), ("-c", ""), ("-c", os.fsdecode(b"\xff"))):
+        assert omegactl("exec", "work", *arguments).code == 2, arguments
+    assert omegactl("exec", "work").code == 2
+
+
+def test_detached_command_is_waited_for(omegactl: Omegactl, place: Place) -> None:
+    """--detach prints an id; wait ends with the exit code exec would have had; output has all of it."""
+    gate = place.home / "gate"
+    os.mkfifo(gate)
+    id = omegactl("exec", "work", "-c", f"open({str(gate)!r}).read(); print('late'); 1 / 0", "--detach").out.strip()
+    assert id.isdigit()
+    timed_out = omegactl("wait", id, "--timeout", "0.1")
+    assert (timed_out.code, "still running" in timed_out.err) == (124, True)
+    assert omegactl("wait", "work", "--timeout", "0.1").code == 124
+    gate.write_text("go")
+    assert omegactl("wait", id).code == 1
+    assert omegactl("wait", "work").code == 0
+    assert omegactl("output", id).out.startswith("late\nTraceback")
+
+
+def test_json_is_the_whole_execution(omegactl: Omegactl) -> None:
+    """--json prints one object with everything, untruncated, and the exit code is the same."""
+    execution = ran(omegactl, "print('x' * 3_000_000); 5")
+    assert (execution["status"], execution["result"], execution["truncated"]) == ("ok", "5", None)
+    assert len(execution["output"]) == 3_000_003
+    assert omegactl("exec", "work", "-c", "1/0", "--json").code == 1
+
+
+def test_jsonl_is_the_events(omegactl: Omegactl) -> None:
+    """--format jsonl prints each event as a line, the end with the execution in it."""
+    events = [json.loads(line) for line in omegactl("exec", "work", "-c", "1", "--format", "jsonl").out.splitlines()]
+    assert [event["kind"] for event in events] == [
+        "execution_queued", "execution_started", "output", "execution_finished",
+    ]  # fmt: skip
+    assert events[-1]["execution"]["output"] == "1\n"
+
+
+def test_large_output_is_printed_whole(omegactl: Omegactl) -> None:
+    """More than a reply holds is neither cut nor doubled, on the fast path's way too."""
+    done = omegactl("exec", "work", "-c", "for i in range(300_000): print(i)")
+    assert done.out == "".join(f"{number}\n" for number in range(300_000))
+
+
+def test_key_makes_a_repeated_command_run_once(omegactl: Omegactl) -> None:
+    """The same --key answers the same execution; with another command it is a conflict."""
+    omegactl("exec", "work", "-c", "n = 0")
+    outputs = {omegactl("exec", "work", "-c", "n += 1; n", "--key", "once").out for _ in range(3)}
+    assert outputs == {"1\n"}
+    assert omegactl("exec", "work", "-c", "n", "--key", "once").code == 5
+
+
+def test_no_create_creates_nothing(omegactl: Omegactl) -> None:
+    """--no-create is exit code 4 for a session that is not there."""
+    assert omegactl("exec", "work", "-c", "1", "--no-create").code == 4
+    assert omegactl("ls", "-q").out == ""
+
+
+def test_daemons_may_die_under_a_command(omegactl: Omegactl, place: Place) -> None:
+    """Each kill -9 in the middle of the output is bridged: every line comes once, the command runs once."""
+    gate = place.home / "gate"
+    os.mkfifo(gate)
+    code = f"""
+for round in range(4):
+    print('round', round, flush=True)
+    with open({str(gate)!r}) as opened: opened.read()
+_ = open({str(place.home / "runs")!r}, 'a').write('1')
+"""
+    process = omegactl.start("exec", "work", "-c", code)
+    assert process.stdout is not None
+    for round in range(4):
+        assert process.stdout.readline() == f"round {round}\n"
+        os.kill(daemon_pid(place), signal.SIGKILL)
+        gate.write_text("go")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert (place.home / "runs").read_text() == "1"
+
+
+def test_command_too_large_is_told(omegactl: Omegactl, place: Place) -> None:
+    """A command over the daemon's limit is refused with the limit's name, before all of it was sent."""
+    (place.home / "big.py").write_text("x = 1\n" * 2_000_000)
+    done = omegactl("exec", "work", "-f", "big.py")
+    assert done.code == 2
+    assert "max_body_bytes" in done.err
+
+
+def test_daemon_of_another_version_is_named(omegactl: Omegactl, place: Place) -> None:
+    """When the daemon does not know what it is asked, and has another version, the remedy is said."""
+    answers = (refusal("unknown_field", "400 Bad Request", "Unknown field"), json_reply({"version": "9.9"}))
+    with Stub(place.runtime_dir / "omega-sessiond" / "api.sock", *answers):
+        done = omegactl("new", "work")
+    assert done.code == 2
+    assert "9.9" in done.err and "service restart" in done.err
+
+
+def test_creation_whose_answer_was_lost_is_done(omegactl: Omegactl, place: Place) -> None:
+    """A daemon that dies after it made the session, before it said so, is no conflict with oneself."""
+    exists = refusal("session_exists", "409 Conflict", "exists")
+    with Stub(place.runtime_dir / "omega-sessiond" / "api.sock", b"", exists, json_reply({"name": "work"})):
+        assert omegactl("new", "work").code == 0
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_closed_streams_are_nowhere(omegactl: Omegactl, place: Place, closed: str) -> None:
+    """Started without one of its output streams, a command works all the same."""
+    omegactl("exec", "work", "-c", "1")
+    redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "ls", "--json"], env=place.env)
+    assert done.returncode == 0
+
+
+# ---- ^C ----
+
+
+def test_interrupt_ends_the_remote_command(omegactl: Omegactl) -> None:
+    """^C interrupts what runs in the session, shows how it ended, and the variables stay."""
+    process = omegactl.start("exec", "work", "-c", "import time; x = 1; print('on', flush=True); time.sleep(60)")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.endswith("KeyboardInterrupt\n")
+    assert "Interrupting" in err
+    assert omegactl("exec", "work", "-c", "x").out == "1\n"
+
+
+def test_early_interrupt_counts(omegactl: Omegactl, place: Place) -> None:
+    """^C while the fast path still waits for its first answer reaches the command, too."""
+    omegactl("exec", "work", "-c", "import time")
+    mark = place.home / "mark"
+    process = omegactl.start("exec", "work", "-c", f"open({str(mark)!r}, 'w'); time.sleep(60)")
+    while not mark.exists():
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(omegactl("history", "work", "--json").out)[-1]["status"] == "interrupted"
+
+
+def test_second_interrupt_detaches(omegactl: Omegactl) -> None:
+    """^C twice within two seconds leaves a command that does not yield, and says that it goes on."""
+    code = (
+        "import time\nend = time.monotonic() + 60\nprint('on', flush=True)\n"
+        "while time.monotonic() < end:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt: pass"
+    )
+    process = omegactl.start("exec", "work", "-c", code)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    while "Interrupting" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Detached" in err
+    session = json.loads(omegactl("show", "work", "--json").out)
+    assert session["running_execution_id"] is not None
+    omegactl("kill", "work", "--budget", "0.1")
+
+
+# ---- input() ----
+
+
+def test_input_is_asked_at_the_terminal(omegactl: Omegactl) -> None:
+    """input() in the session asks here; ^D is end of file, ^C interrupts."""
+    with omegactl.at_terminal("exec", "work", "-c", "print('hello ' + input('name? '))") as terminal:
+        terminal.until(r"name\? ")
+        terminal.type("Ω\n")
+        terminal.until("hello Ω")
+        assert terminal.end() == 0
+    with omegactl.at_terminal("exec", "work", "-c", "input('more? ')") as terminal:
+        terminal.until(r"more\? ")
+        terminal.type("\x04")
+        terminal.until("EOFError")
+        assert terminal.end() == 1
+    with omegactl.at_terminal("exec", "work", "-c", "input('again? ')") as terminal:
+        terminal.until(r"again\? ")
+        terminal.type("\x03")
+        terminal.until("KeyboardInterrupt")
+        assert terminal.end() == 130
+
+
+def test_secret_is_not_shown(omegactl: Omegactl) -> None:
+    """getpass() in the session asks here without an echo, and the answer is in no history."""
+    with omegactl.at_terminal("exec", "work", "-c", "from getpass import getpass; len(getpass('pass: '))") as terminal:
+        terminal.until("pass: ")
+        wait_for_silent_terminal(terminal)
+        terminal.type("sesame\n")
+        shown = terminal.until("6\r\n")
+        assert terminal.end() == 0
+    assert "sesame" not in shown
+    assert "sesame" not in omegactl("events", "--json").out
+
+
+def wait_for_silent_terminal(terminal: Terminal) -> None:
+    """Until getpass has turned the echo off."""
+    while termios.tcgetattr(terminal.descriptor)[3] & termios.ECHO:
+        os.sched_yield()
+
+
+def test_input_without_a_terminal_is_answered_by_another_command(omegactl: Omegactl) -> None:
+    """Where nobody can be asked exec says how to answer, waits, and goes on with the answer given."""
+    process = omegactl.start("exec", "work", "-c", "input('name? ') + '!'")
+    assert process.stderr is not None
+    assert "waits for input" in process.stderr.readline()
+    assert "omegactl input work" in process.stderr.readline()
+    assert json.loads(omegactl("show", "work", "--json").out)["state"] == "waiting_input"
+    assert omegactl("input", "work", "Ω").code == 0
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out.endswith("'Ω!'\n")) == (0, True)
+    assert omegactl("input", "work", "late").code == 5
+    assert omegactl("input", "none", "x").code == 4
+
+
+def test_input_reads_a_line_or_end_of_file(omegactl: Omegactl) -> None:
+    """Without TEXT a line of standard input is the answer; --eof and an empty input are end of file."""
+    for given, arguments, expected in (
+        ("a line\n", (), "'a line'\n"),
+        ("", (), "'EOF'\n"),
+        ("", ("--eof",), "'EOF'\n"),
+    ):
+        code = "try: v = input()\nexcept EOFError: v = 'EOF'\nv"
+        id = omegactl("exec", "work", "-c", code, "--detach").out.strip()
+        while json.loads(omegactl("show", "work", "--json").out)["state"] != "waiting_input":
+            pass
+        assert omegactl("input", "work", *arguments, given=given).code == 0
+        assert omegactl("wait", id).code == 0
+        assert omegactl("exec", "work", "-c", "v").out == expected
+
+
+# ---- terminals ----
+
+
+def test_terminal_gets_safe_text(omegactl: Omegactl) -> None:
+    """On a terminal, live output may move within its line and nothing else; on a pipe it is plain."""
+    code = "import time; time.sleep(0.4); print('\\x1b]0;evil\\x07a\\x1b[2Jb\\x9bc 1%\\r2%')"
+    with omegactl.at_terminal("exec", "work", "-c", code) as terminal:
+        assert terminal.end() == 0
+    assert "\x1b" not in terminal.seen and "evil" not in terminal.seen
+    assert "1%\r2%" in terminal.seen
+    assert omegactl("exec", "work", "-c", code).out == "2% 1%\n"
