@@ -93,13 +93,19 @@ class Daemon:
         self.closed = False
         self._read = 0
         self._splitter = wire.Splitter()
+        self.command: socket.socket | None = None
         self.control = connect(path)
-        hello = {"t": "hello", "role": "control", "wire": wire_number, "session": session, "have": have}
-        self.control.sendall(wire.pack(hello))
-        self.hello = receive(self.control)
-        self.command = connect(path) if wire_number == wire.WIRE else None
-        if self.command is not None:
-            self.command.sendall(wire.pack({"t": "hello", "role": "command", "wire": wire.WIRE, "session": session}))
+        try:
+            hello = {"t": "hello", "role": "control", "wire": wire_number, "session": session, "have": have}
+            self.control.sendall(wire.pack(hello))
+            self.hello = receive(self.control)
+            if wire_number == wire.WIRE:
+                self.command = connect(path)
+                hello = {"t": "hello", "role": "command", "wire": wire.WIRE, "session": session}
+                self.command.sendall(wire.pack(hello))
+        except BaseException:
+            self.close()
+            raise
 
     # ---- speaking ----
 
@@ -194,6 +200,7 @@ class HostProcess:
         directory: Path,
         *,
         python: str,
+        engine: str = "python",
         head_bytes: int = 1 << 28,
         tail_bytes: int = 1 << 20,
         nofile: list[int] | None = None,
@@ -214,7 +221,7 @@ class HostProcess:
         launch = {
             "session": SESSION,
             "name": "test",
-            "engine": "python",
+            "engine": engine,
             "log": self.log,
             "head_bytes": head_bytes,
             "tail_bytes": tail_bytes,
@@ -307,7 +314,11 @@ class HostProcess:
 
 def connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(path)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

@@ -243,7 +243,8 @@ class Helper:
             hello = wire.unpack(connection.bodies.popleft()) if connection.bodies else {}
         except BlockingIOError:
             return
-        except wire.TornFrame:
+        except wire.TornFrame as error:
+            self._host.report("a stranger spoke nonsense: %s" % error)
             hello = {}
         del self._strangers[descriptor]
         if hello.get("t") != "hello" or hello.get("session") != self._host.session:

@@ -61,7 +61,12 @@ def main(arguments: list[str]) -> int:
         sys.path.insert(0, "")
     host = loop.Host(launch["session"], launch["log"], listener, trouble, launch["head_bytes"], launch["tail_bytes"])
     host.start(engines[launch["engine"]](host.output, host.ask))
-    host.serve()
+    try:
+        host.serve()
+    except BaseException:  # the outermost edge: a defect, or descriptors that the session's code closed
+        import traceback
+
+        host.collapse("the host failed: %s" % traceback.format_exc())
     return 0
 
 

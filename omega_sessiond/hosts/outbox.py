@@ -56,6 +56,8 @@ class Connection:
         if not data:
             return False
         self.bodies.extend(self.splitter.feed(data))
+        if self.splitter.pending:
+            self.splitter.feed(b"")  # an impossible length behind whole frames is told now, not with the next bytes
         return True
 
     def send(self, data: bytes) -> int:
