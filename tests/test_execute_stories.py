@@ -116,6 +116,21 @@ def test_client_that_leaves_interrupts_if_it_said_so(life: Life, place: Place) -
     assert life.value("work", "x") == 7
 
 
+def test_client_that_leaves_takes_back_what_waits(life: Life) -> None:
+    """With on_disconnect interrupt a command that is still queued is cancelled with its client and never runs."""
+    id = life.begin_running("work", FOREVER)
+    body = json.dumps({"command": "x = 7", "on_disconnect": "interrupt"}).encode()
+    head = b"POST /api/sessions/work/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(life.path)
+        client.sendall(head % len(body) + body)
+        wait_until(lambda: life.session("work")["queue_length"] == 1, "it is queued")
+    wait_until(lambda: life.session("work")["queue_length"] == 0, "it is taken back")
+    life.post("/api/sessions/work/interrupt", {"execution_id": id})
+    assert life.value("work", "int('x' in globals())") == 0
+    assert life.history("work")[1]["status"] == "cancelled"
+
+
 def test_client_that_leaves_detaches(life: Life, place: Place) -> None:
     """Without a word the command goes on when its client has gone."""
     wait, fifo = gate(place)

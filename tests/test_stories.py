@@ -272,6 +272,48 @@ def test_death_without_a_daemon_is_named(life: Life, place: Place) -> None:
     assert life.run("work", "1")["lost"]["variables"] == "all"
 
 
+def test_command_that_died_unheard_is_not_run_again(life: Life, place: Place) -> None:
+    """A command that was begun and said nothing died with its host, with no daemon there: a retry is told so."""
+    file = place.base / "f"
+    life.run("work", "pass")
+    command = f"open({str(file)!r}, 'a').write('1')\n" + FOREVER
+    id = life.begin("work", command, idempotency_key="k")
+    wait_until(lambda: text(file), "the command runs")
+    pid = life.session("work")["pid"]
+    life.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "the host is dead")
+    life.start()
+    again = life.run("work", command, idempotency_key="k")
+    assert (again["id"], again["status"]) == (id, "died")
+    assert file.read_text() == "1"
+
+
+def test_command_that_a_dead_host_never_began_may_be_sent_again(life: Life, place: Place) -> None:
+    """What was queued when its host died, with no daemon there, never ran: it is cancelled and its key is free."""
+    file = place.base / "f"
+    life.begin_running("work", FOREVER)
+    command = f"open({str(file)!r}, 'a').write('1')"
+    id = life.begin("work", command, idempotency_key="k")
+    pid = life.session("work")["pid"]
+    life.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "the host is dead")
+    life.start()
+    assert life.finished("work", id)["status"] == "cancelled"
+    assert not file.exists()
+    again = life.run("work", command, idempotency_key="k")
+    assert (again["id"] > id, again["status"], again["lost"]["variables"]) == (True, "ok", "all")
+    assert file.read_text() == "1"
+
+
+def test_children_of_a_dead_host_go_with_it(life: Life) -> None:
+    """What a killed host had started and left in its process group ends with it."""
+    child = life.value("work", "import subprocess; child = subprocess.Popen(['sleep', 'infinity']); child.pid")
+    os.kill(life.session("work")["pid"], signal.SIGKILL)
+    wait_until(lambda: not is_alive(child), "the child ends")
+
+
 def test_code_that_exits_leaves_the_session(life: Life) -> None:
     """exit() in a command is a wish told to the client; the session and its variables live."""
     execution = life.run("work", "x = 7\nexit()")
