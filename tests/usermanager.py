@@ -176,7 +176,7 @@ class UserManager:
 
         `env` adds to the user's environment. Text streams unless text=False; stdin is empty unless given.
         """
-        enter = ["nsenter", "-t", str(self._init_pid), "-m", "-p", "-C", "-i", "--"]
+        enter = ["nsenter", "-t", str(self._init_pid), "-m", "-p", "-C", "-i", "-r", "-w", "--"]
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("text", True)
         options.setdefault("cwd", "/")
@@ -399,6 +399,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def _inside(user: str, base: str, hierarchy: Hierarchy, settings: list[str]) -> NoReturn:
+    os.chdir("/")
     account = pwd.getpwnam(user)
     uid, gid = account.pw_uid, account.pw_gid
     roots = [CGROUPS / name for name in _hierarchies(hierarchy)]
