@@ -89,16 +89,12 @@ def read_log(path: str) -> Iterator[Frame]:
     """The whole frames of a host's log, oldest first. A torn end (the host died while writing) is passed over."""
     splitter = Splitter()
     try:
-        log = open(path, "rb")
-    except FileNotFoundError:
-        return
-    with log:
-        while True:
-            data = log.read(1 << 20)
-            if not data:
-                return
-            try:
+        with open(path, "rb") as log:
+            while True:
+                data = log.read(1 << 20)
+                if not data:
+                    return
                 for body in splitter.feed(data):
                     yield unpack(body)
-            except TornFrame:
-                return
+    except (FileNotFoundError, TornFrame):
+        return

@@ -1,4 +1,4 @@
-"""A daemon whose journal is damaged, read-only, too new or on a full disk says so and loses nothing that stood in it."""
+"""A daemon whose journal is damaged, read-only, too new or on a full disk says so and loses nothing of it."""
 
 from __future__ import annotations
 
