@@ -114,7 +114,8 @@ def test_every_error_code_is_described(document: Any) -> None:
     """The codes are those that the tree of errors gives to HTTP."""
 
     def codes(kind: type[OmegaError]) -> set[str]:
-        ours = (child for child in kind.__subclasses__() if child.__module__ == errors.__name__)  # clients have their own
+        # Clients have errors of their own.
+        ours = (child for child in kind.__subclasses__() if child.__module__ == errors.__name__)
         return {kind.code}.union(*map(codes, ours))
 
     assert set(document["components"]["schemas"]["Error"]["properties"]["code"]["enum"]) == (
