@@ -155,8 +155,9 @@ class Helper:
             for descriptor in self._output.pipes:
                 poll.register(descriptor, select.POLLIN)
         command = outbox.connection
-        if command is not None and backlog and not self._output.waiting_main:
-            poll.register(command, select.POLLOUT)
+        descriptor = -1 if command is None else command.fileno()  # -1 too when the main thread has just closed it
+        if descriptor >= 0 and backlog and not self._output.waiting_main:
+            poll.register(descriptor, select.POLLOUT)
         events = dict(poll.poll(self._timeout_ms()))
         if self._stopping:
             return

@@ -156,19 +156,23 @@ class Output:
         """Let the daemon catch up. A new daemon, a lost one and a signal end or renew the wait by ringing."""
         outbox = self._outbox
         self.waiting_main = True
-        while not border.pending:
-            with outbox.lock:
-                outbox.pump()
-                connection = outbox.connection
-            if connection is None or outbox.backlog <= BACKLOG_BYTES // 2:
-                break
-            poll = select.poll()
-            poll.register(connection, select.POLLOUT)
-            poll.register(self._main, select.POLLIN)
-            if any(descriptor == self._main.fileno() for descriptor, _ in poll.poll()):
-                self._main.wait()
-        self.waiting_main = False
-        self._helper.ring()
+        try:
+            while not border.pending:
+                with outbox.lock:
+                    outbox.pump()
+                    connection = outbox.connection
+                    # Taken under the lock: when the helper closes it meanwhile, it also rings.
+                    descriptor = -1 if connection is None else connection.fileno()
+                if connection is None or outbox.backlog <= BACKLOG_BYTES // 2:
+                    break
+                poll = select.poll()
+                poll.register(descriptor, select.POLLOUT)
+                poll.register(self._main, select.POLLIN)
+                if any(ready == self._main.fileno() for ready, _ in poll.poll()):
+                    self._main.wait()
+        finally:
+            self.waiting_main = False
+            self._helper.ring()
 
     # ---- framing; the lock is held ----
 
