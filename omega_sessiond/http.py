@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from inspect import isawaitable
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,7 @@ from omega_sessiond.errors import (
     OmegaError,
     Unauthorized,
 )
+from omega_sessiond.live import Awaited
 from omega_sessiond.service import Service
 
 log = logging.getLogger("omega_sessiond.http")
@@ -71,12 +73,19 @@ class Reply:
 
 
 class Wait:
-    """An answer that comes later and that nobody misses when the client has gone: then the waiting ends, and `gone`
-    is called unless another client waits for the same `execution_id`."""
+    """An answer made when a wait is over (None: it is). Nobody misses it when the client has gone: then the waiting
+    ends, and `gone` is called unless another client waits for the same `execution_id`."""
 
-    __slots__ = ("answer", "execution_id", "gone")
+    __slots__ = ("answer", "awaited", "execution_id", "gone")
 
-    def __init__(self, answer: Awaitable[Any], execution_id: int = 0, gone: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        awaited: Awaited | None,
+        answer: Callable[[], Reply],
+        execution_id: int = 0,
+        gone: Callable[[], None] | None = None,
+    ) -> None:
+        self.awaited = awaited
         self.answer = answer
         self.execution_id = execution_id
         self.gone = gone
@@ -189,6 +198,7 @@ class Exchange(Receiver):
         self._route: Route | None = None
         self._params: tuple[str, ...] = ()
         self._task: asyncio.Task[None] | None = None
+        self._awaited: Awaited | None = None
         self._ends_with_client = False
         self._watching = 0
         self._when_gone: Callable[[], None] | None = None
@@ -271,7 +281,7 @@ class Exchange(Receiver):
             self._start(self._stream(answer.chunks))
         elif isinstance(answer, Wait):
             self._watch(answer.execution_id, answer.gone)
-            self._start(self._later(answer.answer))
+            self._wait(answer.awaited, answer.answer)
         elif isawaitable(answer):
             self._start(self._later(answer))
         else:
@@ -284,6 +294,22 @@ class Exchange(Receiver):
         self._ends_with_client, self._watching, self._when_gone = True, execution_id, gone
         if execution_id:
             self._front.watched[execution_id] += 1
+
+    def _wait(self, awaited: Awaited | None, answer: Callable[[], Reply]) -> None:
+        if awaited is None:
+            self._send(answer())
+            return
+        self._awaited = awaited
+        awaited.begin(partial(self._answer_with, answer))
+
+    def _answer_with(self, answer: Callable[[], Reply]) -> None:
+        self._awaited = None
+        try:
+            self._send(answer())
+        except OmegaError as error:
+            self._fail(error)
+        except Exception:
+            self._defect()
 
     async def _later(self, answer: Awaitable[Any]) -> None:
         try:
@@ -382,11 +408,14 @@ class Exchange(Receiver):
         front = self._front
         if self not in front.in_flight:
             return
-        if self._task is None:
-            front.in_flight.discard(self)
-        elif self._ends_with_client:
-            self._task.cancel()
+        if self._ends_with_client:
+            if self._task is not None:
+                self._task.cancel()
+            if self._awaited is not None:
+                self._awaited.stop()
             if self._unwatch() and self._when_gone is not None:
                 self._when_gone()
             front.in_flight.discard(self)
             front.last_active_at = front.hub.time()
+        elif self._task is None:
+            front.in_flight.discard(self)

@@ -257,7 +257,6 @@ class Keeper:
         """End an execution that will have no result."""
         error = None
         if reason == "host_failed" and live.start_failure:
-            work.failure = live.start_failure
             error = ErrorValue("HostFailed", live.start_failure, "")
         elif status == "died":
             error = ErrorValue("HostDied", live.record.state_reason or "", "")

@@ -6,6 +6,7 @@ Data and nothing else; the service is what moves it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from omega_sessiond.errors import JournalError
@@ -29,8 +30,7 @@ class Work:
     timeout: asyncio.TimerHandle | None = None
     interrupt_reason: str | None = None
     secret: bool = False
-    failure: str | None = None
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiters: list[Callable[[], None]] = field(default_factory=list)
 
     def keep(self, frame: OutputFrame) -> None:
         """Remember a piece of output, as long as it is little."""
@@ -44,10 +44,44 @@ class Work:
 
     def release(self) -> None:
         """Tell everyone who waits to look."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
+        waiters, self.waiters = self.waiters, []
+        for tell in waiters:
+            tell()
+
+
+class Awaited:
+    """One wait for the end of an execution, of `wait_s` at most (None: however long it takes)."""
+
+    __slots__ = ("_tell", "_timer", "_wait_s", "_work")
+
+    def __init__(self, work: Work, wait_s: float | None) -> None:
+        self._work = work
+        self._wait_s = wait_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once when the wait is over, in the very turn of the loop in which the end is committed:
+        going through a future and a task would cost two more turns. It must neither raise nor take long."""
+        self._tell = tell
+        self._work.waiters.append(self._ended)
+        if self._wait_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._expired)
+
+    def _ended(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tell()
+
+    def _expired(self) -> None:
+        self._work.waiters.remove(self._ended)
+        self._tell()
+
+    def stop(self) -> None:
+        """Wait no longer: `tell` is not called any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._ended in self._work.waiters:
+            self._work.waiters.remove(self._ended)
 
 
 @dataclass(slots=True)

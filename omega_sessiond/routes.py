@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta, Struct
 
-from omega_sessiond.errors import ExecutionNotFound, InvalidField, MethodNotAllowed, RouteNotFound
+from omega_sessiond.errors import ExecutionNotFound, HostFailed, InvalidField, MethodNotAllowed, RouteNotFound
 from omega_sessiond.http import NDJSON, TEXT, Call, Reply, Stream, Wait, header_text
 from omega_sessiond.messages import (
     UNFINISHED,
@@ -126,11 +126,17 @@ def execute(service: Service, call: Call) -> Any:
     gone = partial(service.abandoned, id) if request.on_disconnect == "interrupt" else None
     if wanted == NDJSON:
         return Stream(service.follow_execution(name, id, request.max_output), id, gone)
-    return Wait(_finished(service, name, id, request, wanted), id, gone)
+    awaited, outcome = service.awaited(name, id, request.wait_s, request.max_output)
+    return Wait(awaited, partial(_executed, outcome, wanted), id, gone)
 
 
-async def _finished(service: Service, name: str, id: int, request: ExecuteRequest, wanted: str) -> Reply:
-    execution = await service.finished(name, id, request.wait_s, request.max_output)
+def _executed(outcome: Callable[[], Execution], wanted: str) -> Reply:
+    """The answer to who gave the command: that its session's process could not be started is a failure for them."""
+    execution = outcome()
+    if execution.reason == "host_failed" and execution.error is not None:
+        raise HostFailed(
+            execution.error.message, hint="GET the session to see how it is started; 'restart' tries again."
+        )
     return _execution_reply(execution, wanted, 202 if execution.status in UNFINISHED else 200)
 
 
@@ -144,14 +150,11 @@ def execution(service: Service, call: Call) -> Any:
     wanted = _wanted(call.accept)
     if wanted == NDJSON:
         return Stream(service.follow_execution(name, id, query.max_output), id)
+    execution = service.execution(name, id, query.max_output)
     if query.wait_s:
-        return Wait(_waited(service, name, id, query, wanted), id)
-    return _execution_reply(service.execution(name, id, query.max_output), wanted, 200)
-
-
-async def _waited(service: Service, name: str, id: int, query: ExecutionQuery, wanted: str) -> Reply:
-    assert query.wait_s is not None
-    return _execution_reply(await service.wait(name, id, query.wait_s, query.max_output), wanted, 200)
+        awaited, outcome = service.awaited(name, id, query.wait_s, query.max_output)
+        return Wait(awaited, lambda: _execution_reply(outcome(), wanted, 200), id)
+    return _execution_reply(execution, wanted, 200)
 
 
 def output(service: Service, call: Call) -> Any:

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -39,7 +39,7 @@ from omega_sessiond.errors import (
 from omega_sessiond.host import Launch
 from omega_sessiond.journal import ExecutionRecord, Journal, SessionRecord
 from omega_sessiond.keeper import Keeper
-from omega_sessiond.live import Live, Work
+from omega_sessiond.live import Awaited, Live, Work
 from omega_sessiond.messages import (
     NAME_PATTERN,
     UNFINISHED,
@@ -376,33 +376,25 @@ class Service:
         self._keeper.handle(live, decide.Submitted(id))
         return id
 
+    def awaited(
+        self, name: str, execution_id: int, wait_s: float | None, max_output: int | None = None
+    ) -> tuple[Awaited | None, Callable[[], Execution]]:
+        """What to wait for (None: it has ended, or nobody shall wait), and what the execution is like then."""
+        entry = self._keeper.work.get(execution_id)
+        if entry is None:
+            return None, lambda: self.execution(name, execution_id, max_output)
+        work = entry[1]
+        is_over = work.record.status not in UNFINISHED or self._keeper.is_stopping or wait_s == 0
+        return None if is_over else Awaited(work, wait_s), lambda: self._execution(work.record, name, max_output, work)
+
     async def finished(
         self, name: str, execution_id: int, wait_s: float | None, max_output: int | None = None
     ) -> Execution:
-        """The execution once it has ended, or as it is after `wait_s`. Raises HostFailed when it never began because
-        its session's process could not be started."""
-        entry = self._keeper.work.get(execution_id)
-        if entry is None:
-            execution = self.execution(name, execution_id, max_output)
-            if execution.reason == "host_failed" and execution.error is not None:
-                raise _host_failed(execution.error.message)
-            return execution
-        work = entry[1]
-        if work.record.status in UNFINISHED and not self._keeper.is_stopping and wait_s != 0:
-            loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-            work.waiters.append(waiter)
-            timer = None if wait_s is None else loop.call_later(wait_s, _release, waiter)
-            try:
-                await waiter
-            finally:
-                if timer is not None:
-                    timer.cancel()
-                if not waiter.done():
-                    work.waiters.remove(waiter)
-        if work.failure is not None:
-            raise _host_failed(work.failure)
-        return self._execution(work.record, name, max_output, work)
+        """The execution once it has ended, or as it is after `wait_s`."""
+        awaited, outcome = self.awaited(name, execution_id, wait_s, max_output)
+        if awaited is not None:
+            await _over(awaited)
+        return outcome()
 
     def _row(self, live: Live, execution_id: int) -> ExecutionRecord:
         row = self._journal.execution(live.record.id, execution_id)
@@ -438,14 +430,6 @@ class Service:
         work = live.work.get(execution_id)
         row = work.record if work is not None else self._row(live, execution_id)
         return self._execution(row, name, max_output, work)
-
-    async def wait(self, name: str, execution_id: int, wait_s: float, max_output: int | None = None) -> Execution:
-        """Like `execution`, after it has ended or `wait_s` have passed."""
-        self.execution(name, execution_id, 0)
-        try:
-            return await self.finished(name, execution_id, wait_s, max_output)
-        except HostFailed:
-            return self.execution(name, execution_id, max_output)
 
     def executions(self, name: str, after: int, limit: int, max_output: int | None = None) -> list[Execution]:
         """History, oldest first, from the id after `after` on."""
@@ -521,11 +505,7 @@ class Service:
 
     async def _ended(self, work: Work, wait_s: float) -> None:
         if work.record.status in UNFINISHED and wait_s > 0:
-            waiter = asyncio.get_running_loop().create_future()
-            work.waiters.append(waiter)
-            await asyncio.wait([waiter], timeout=wait_s)
-            if waiter in work.waiters:
-                work.waiters.remove(waiter)
+            await _over(Awaited(work, wait_s))
 
     def _stopped(self, live: Live, id: int | None, steps: list[Step], kept: bool, note: str) -> Stopped:
         execution = None if id is None or live.is_deleted else self.execution(live.record.name, id)
@@ -650,13 +630,13 @@ def _raise_failure(live: Live) -> None:
         raise HostFailed(live.start_failure)
 
 
-def _host_failed(message: str) -> HostFailed:
-    return HostFailed(message, hint="GET the session to see how it is started; 'restart' tries again.")
-
-
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+async def _over(awaited: Awaited) -> None:
+    over = asyncio.get_running_loop().create_future()
+    awaited.begin(lambda: None if over.done() else over.set_result(None))
+    try:
+        await over
+    finally:
+        awaited.stop()
 
 
 def _timestamp(at: str) -> float:
