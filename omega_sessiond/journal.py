@@ -122,9 +122,7 @@ _LAST_USED_AT = (
     "max(last_used_at,"
     " coalesce((SELECT queued_at FROM executions WHERE session_id = s.id ORDER BY id DESC LIMIT 1), ''))"
 )
-_SESSIONS = "SELECT {} FROM sessions s ORDER BY name".format(
-    ", ".join(_SESSION_FIELDS).replace("last_used_at", _LAST_USED_AT)
-)
+_SESSIONS = "SELECT {} FROM sessions s {{}}".format(", ".join(_SESSION_FIELDS).replace("last_used_at", _LAST_USED_AT))
 _EXECUTION_FIELDS = ExecutionRecord.__struct_fields__
 _OUTPUT_BYTES = (
     "coalesce((SELECT offset + length(text) FROM output WHERE execution_id = x.id ORDER BY offset DESC LIMIT 1), 0)"
@@ -242,7 +240,11 @@ class Journal:
 
     def sessions(self) -> list[SessionRecord]:
         """All sessions by name."""
-        return [self._decoded(_session_record, row) for row in self._rows(_SESSIONS)]
+        return [self._decoded(_session_record, row) for row in self._rows(_SESSIONS.format("ORDER BY name"))]
+
+    def session(self, session_id: str) -> SessionRecord | None:
+        row = self._row(_SESSIONS.format("WHERE id = ?"), session_id)
+        return None if row is None else self._decoded(_session_record, row)
 
     # ---- executions: writing ----
 

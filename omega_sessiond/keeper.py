@@ -115,35 +115,26 @@ class Keeper:
 
     def _restore(self, live: Live) -> None:
         """Build a session's run-time state from the journal, and find its host."""
+        unfinished = self._reread(live)
         record = live.record
         live.settled.clear()
-        unfinished = self._journal.unfinished(record.id)
         begun = next((row.id for row in unfinished if row.status != "queued"), None) if record.host else None
         live.session = decide.Session((row.id for row in unfinished), link="reconnecting", running=begun)
-        for row in unfinished:
-            known = self.work.get(row.id)
-            work = known[1] if known else Work(row)
-            work.record, work.pieces = row, None
-            live.work[row.id] = work
-            self.work[row.id] = (live, work)
         if record.host is None:  # nothing was begun since the last host: what is queued is meant for the next one
-            live.session.link = "absent"
-            live.settled.set()
+            live.host = None
             if os.path.exists(paths.host_socket(self._state_dir, record.id)):
-                self._spawn(self._dismiss_then_start(live, bool(unfinished)))
-            elif unfinished:
-                self.handle(live, decide.StartAsked())
+                live.is_starting = True
+                self._spawn(self._dismiss_then_start(live))
+            else:
+                self._begin_without_host(live)
             return
         if live.host is None:
             kept = record.host
             live.host = Host.find(
                 record.id, self._state_dir, kept.pid, kept.start_time, kept.boot_id, kept.scope, record.limits
             )
-        if live.host is None:
-            self._spawn(self._bury(live, Exit()))
-            return
-        if live.host.process.exit is not None:  # it died while the journal refused
-            self._spawn(self._bury(live, live.host.process.exit))
+        if live.host is None or live.host.process.exit is not None:  # it died while nobody watched or could note it
+            self._begin_burial(live, Exit() if live.host is None else live.host.process.exit or Exit())
             return
         unit = hosts.unit_name(record.name, self._state_dir)
         if not live.host.scope and live.host.process.is_in_unit(unit):
@@ -152,11 +143,36 @@ class Keeper:
         self._listen(live, live.host)
         self._spawn(self._reconnect(live, live.host))
 
-    async def _dismiss_then_start(self, live: Live, has_work: bool) -> None:
-        """A session without a recorded host, whose socket exists all the same."""
-        await hosts.dismiss(live.record.id, self._state_dir, DISMISS_S)
-        if has_work:
-            self.handle(live, decide.StartAsked())
+    def _reread(self, live: Live) -> list[ExecutionRecord]:
+        """Take for true of a session what the journal knows of it; its unfinished executions."""
+        unfinished = self._journal.unfinished(live.record.id)
+        live.record = self._journal.session(live.record.id) or live.record
+        for row in unfinished:
+            known = self.work.get(row.id)
+            work = known[1] if known else Work(row)
+            work.record, work.pieces = row, None
+            live.work[row.id] = work
+            self.work[row.id] = (live, work)
+        return unfinished
+
+    async def _dismiss_then_start(self, live: Live) -> None:
+        """A session without a recorded host, whose socket exists all the same: until who may listen there has left, no
+        other host is made in his place."""
+        try:
+            await hosts.dismiss(live.record.id, self._state_dir, DISMISS_S)
+        finally:
+            live.is_starting = False
+        self._begin_without_host(live)
+
+    def _begin_without_host(self, live: Live) -> None:
+        if live.session.ending:
+            self.handle(live, decide.HostGone(0))
+        else:
+            live.session.link = "absent"
+            if live.session.queue:
+                self.handle(live, decide.StartAsked())
+        if live.session.link == "absent":
+            live.settled.set()
 
     async def stop(self) -> None:
         """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
@@ -202,25 +218,44 @@ class Keeper:
         except JournalError as error:
             self._recover(live, error)
 
-    def _apply(self, live: Live, event: decide.Event) -> None:
-        for effect in live.session.handle(event):
-            self._perform(live, effect)
+    def _apply(self, live: Live, event: decide.Event, **fields: object) -> None:
+        """Perform what a session decides upon an event. `fields` of its record change in one commit with what ends:
+        a crash between the two would take what died with a host for work that nobody has begun."""
+        effects = live.session.handle(event)
+        ends = [effect for effect in effects if isinstance(effect, decide.Cancel | decide.Died)]
+        if ends or fields:
+            ended: list[Work] = []
+            with self._journal.atomic():
+                if fields:
+                    self.update(live, **fields)
+                for effect in ends:
+                    ended += self._settle(live, effect)
+            for work in ended:
+                self.forget(live, work)
+            self.committed()
+        for act in effects:
+            match act:
+                case decide.Begin(id):
+                    self._begin(live, live.work[id])
+                case decide.StartHost():
+                    live.settled.clear()
+                    live.start_failure = None
+                    live.is_starting = True
+                    self._spawn(self._start_host(live))
+                case decide.Watch(id):
+                    self._arm(live, live.work[id])
 
-    def _perform(self, live: Live, effect: decide.Effect) -> None:
+    def _settle(self, live: Live, effect: decide.Cancel | decide.Died) -> list[Work]:
+        """Journal the end of executions that will have no result."""
         match effect:
-            case decide.Begin(id):
-                self._begin(live, live.work[id])
-            case decide.StartHost():
-                live.settled.clear()
-                live.start_failure = None
-                self._spawn(self._start_host(live))
-            case decide.Watch(id):
-                self._arm(live, live.work[id])
             case decide.Cancel(ids, reason):
-                for id in ids:
-                    self._settle(live, live.work[id], "cancelled", reason)
+                ended = [live.work[id] for id in ids]
+                for work in ended:
+                    self._settle_one(live, work, "cancelled", reason)
             case decide.Died(id):
-                self._settle(live, live.work[id], "died", live.end_reason or live.death_code)
+                ended = [live.work[id]]
+                self._settle_one(live, ended[0], "died", live.end_reason or live.death_code)
+        return ended
 
     def _begin(self, live: Live, work: Work) -> None:
         record, row = live.record, work.record
@@ -253,20 +288,16 @@ class Keeper:
             loop = asyncio.get_running_loop()
             work.timeout = loop.call_later(TIMEOUT_GRACE_S, work.release)
 
-    def _settle(self, live: Live, work: Work, status: Literal["cancelled", "died"], reason: str) -> None:
-        """End an execution that will have no result."""
+    def _settle_one(self, live: Live, work: Work, status: Literal["cancelled", "died"], reason: str) -> None:
         error = None
         if reason == "host_failed" and live.start_failure:
             error = ErrorValue("HostFailed", live.start_failure, "")
         elif status == "died":
             error = ErrorValue("HostDied", live.record.state_reason or "", "")
         row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
-        with self._journal.atomic():
-            self._finish(live, work, row)
-            if status == "cancelled" and row.lost is not None:  # the next command is to tell of it
-                self.update(live, lost=row.lost)
-        self.forget(live, work)
-        self.committed()
+        self._finish(live, work, row)
+        if status == "cancelled" and row.lost is not None:  # the next command is to tell of it
+            self.update(live, lost=row.lost)
 
     def forget(self, live: Live, work: Work) -> None:
         """An execution has ended: release what it holds and those who wait for it."""
@@ -474,28 +505,37 @@ class Keeper:
         """The journal refused: nothing was decided. Go back to what it knows; the host keeps its log meanwhile."""
         log.error("session %s: %s", live.record.name, error.message)
         self.trouble = error.message
-        if self.is_stopping:
-            return
         if live.host is not None:
             live.host.disconnect()
         live.session.link = "reconnecting"
         live.refusal = error
+        try:
+            self._reread(live)
+        except JournalError:
+            pass  # it is tried again
         live.settled.set()
-        self._spawn(self._restore_later(live, live.host))
+        if not live.is_stale and not self.is_stopping:
+            live.is_stale = True
+            self._spawn(self._restore_later(live))
 
-    async def _restore_later(self, live: Live, host: Host | None) -> None:
-        await asyncio.sleep(RECOVER_S)
-        if live.host is host and self.by_name.get(live.record.name) is live:
+    async def _restore_later(self, live: Live) -> None:
+        """Take a session up again, once no start and no burial of its host is under way."""
+        while True:
+            await asyncio.sleep(RECOVER_S)
+            if self.by_name.get(live.record.name) is not live:
+                return
+            if live.is_starting or live.is_burying:
+                continue
+            live.is_stale = False
+            live.refusal = None
+            self._disarm(live)
+            if live.host is not None:
+                live.host.disconnect()
             try:
-                record = next(row for row in self._journal.sessions() if row.id == live.record.id)
-                self._disarm(live)
-                live.refusal = None
-                live.settled.clear()
-                live.record = record
-                live.work.clear()
                 self._restore(live)
             except JournalError as error:
                 self._recover(live, error)
+            return
 
     # ---- hosts: start, reconnect, death ----
 
@@ -516,10 +556,17 @@ class Keeper:
             self.scopes = found
 
     async def _start_host(self, live: Live) -> None:
-        record, settings = live.record, self._settings
+        try:
+            await self._try_to_start(live)
+        finally:
+            live.is_starting = False
+
+    async def _try_to_start(self, live: Live) -> None:
+        settings = self._settings
         host: Host | None = None
         try:
             async with self._births:
+                record = live.record
                 launch = Launch.load(paths.launch_file(self._state_dir, record.id))
                 host = Host.birth(launch, self._state_dir, self._trouble_fd, self._umask, record.limits)
                 live.host = host
@@ -578,14 +625,12 @@ class Keeper:
             await host.process.ended(None)
             trouble = host.birth_trouble(self._state_dir)
             message = f"{live.record.python} did not become a session: {trouble or error.message}"
-            if self.scopes is not None and host.scope:
-                await self.scopes.stop(host.scope)
+            await self._clear_scope(live, host.scope)
         log.warning("session %s: %s", live.record.name, message)
         live.host, live.start_failure = None, message
+        reason = f"could not be started: {message}"
         try:
-            with self._journal.atomic():
-                self.update(live, host=None, host_seq=0, state_reason=f"could not be started: {message}")
-                self._apply(live, decide.StartFailed())
+            self._apply(live, decide.StartFailed(), host=None, host_seq=0, state_reason=reason)
         except JournalError as refusal:
             self._recover(live, refusal)
         live.settled.set()
@@ -603,7 +648,11 @@ class Keeper:
         self._recover(live, error)
 
     def _journal_knows(self, live: Live, host: Host) -> bool:
-        kept = next((row.host for row in self._journal.sessions() if row.id == live.record.id), None)
+        try:
+            record = self._journal.session(live.record.id)
+        except JournalError:
+            return False
+        kept = None if record is None else record.host
         return kept is not None and (kept.pid, kept.start_time) == (host.pid, host.process.start_time)
 
     def _lost(self, live: Live, host: Host, reason: str) -> None:
@@ -684,7 +733,20 @@ class Keeper:
 
     def _dead(self, live: Live, host: Host, exit: Exit) -> None:
         if live.host is host:
-            self._spawn(self._bury(live, exit))
+            self._begin_burial(live, exit)
+
+    def _begin_burial(self, live: Live, exit: Exit) -> None:
+        if not live.is_burying:
+            live.is_burying = True
+            self._spawn(self._bury_once(live, exit))
+
+    async def _bury_once(self, live: Live, exit: Exit) -> None:
+        try:
+            await self._bury(live, exit)
+        except JournalError as error:
+            self._recover(live, error)
+        finally:
+            live.is_burying = False
 
     async def _bury(self, live: Live, exit: Exit) -> None:
         """Read what a dead host left, say why it died and what went with it, and clear its place."""
@@ -719,17 +781,13 @@ class Keeper:
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
         was_used = last_taken > 0 or live.record.host_seq > 0
         lost = Lost("all", reason) if was_used else record.lost
-        live.note = None
+        live.note = live.host = None
         try:
-            # One commit: a crash between the two would take what died with the host for work that nobody has begun.
-            with self._journal.atomic():
-                self.update(live, host=None, host_seq=0, state_reason=reason, lost=lost)
-                live.host = None
-                self._apply(live, decide.HostGone(last_taken))
-        except JournalError as error:
+            gone = decide.HostGone(last_taken)
+            self._apply(live, gone, host=None, host_seq=0, state_reason=reason, lost=lost)
+        except JournalError:
             live.host = host
-            self._recover(live, error)
-            return
+            raise
         _unlink(paths.host_socket(self._state_dir, record.id))
         _unlink(paths.host_log(self._state_dir, record.id))
         if live.session.link == "absent":

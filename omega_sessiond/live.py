@@ -88,7 +88,8 @@ class Awaited:
 class Live:
     """One session. `taken` is the last execution its present host is known to have begun, `note` what is unusual about
     it now, `end_reason` why we end its host, `settled` set whenever a start, adoption or burial is done or the journal
-    refused to have it (`refusal`, until it is tried again)."""
+    refused to have it (`refusal`, until it is tried again). `is_starting` and `is_burying` while that goes on,
+    `is_stale` while the session is to be taken up again from the journal."""
 
     record: SessionRecord
     session: Session
@@ -101,6 +102,9 @@ class Live:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     start_failure: str | None = None
     refusal: JournalError | None = None
+    is_starting: bool = False
+    is_burying: bool = False
+    is_stale: bool = False
     end_reason: str | None = None
     death_code: str = "host_died"
     is_deleted: bool = False

@@ -6,11 +6,16 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import test_keeper
+from omega_sessiond import database, keeper
+from omega_sessiond.errors import JournalError
 from omega_sessiond.messages import (
     EndRequest,
     ExecuteRequest,
@@ -197,5 +202,77 @@ def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
         assert (cancelled.status, cancelled.reason) == ("cancelled", "host_died")
         assert (await execute(service, "work", "3")).lost is not None
         assert (await execute(service, "work", "4")).lost is None
+
+    tell(story)
+
+
+# ---- a journal that refuses ----
+
+
+class Refusal:
+    """A disk that is full at one commit, the n-th from now, and has room again afterwards."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        commit = database.Atomic._commit
+
+        def refusing(atomic: database.Atomic) -> None:
+            self.left -= 1
+            if self.left == 0:
+                atomic._roll_back()
+                full = sqlite3.OperationalError("database or disk is full")
+                full.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise database.translated(full, "the journal")
+            commit(atomic)
+
+        monkeypatch.setattr(database.Atomic, "_commit", refusing)
+        monkeypatch.setattr(keeper, "RECOVER_S", 0.01)
+
+
+async def insist(act: Callable[[], Awaitable[Any]]) -> Any:
+    """Do what a client does whose request was refused with 507."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await act()
+            except JournalError:
+                await asyncio.sleep(0.01)
+
+
+def test_journal_refuses_once_at_any_commit(tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever commit of a session's life is refused: nothing hangs, every command ends, and each has run once."""
+    refusal = Refusal(monkeypatch)
+
+    async def life(service: Service, name: str) -> None:
+        async def run(command: str, key: str) -> Any:
+            async def attempt() -> Any:
+                id = service.submit(name, ExecuteRequest(command, idempotency_key=key))
+                return await service.finished(name, id, None)
+
+            return await insist(attempt)
+
+        begun = tmp_path / name
+        ended = await run("print('once'); 1", "first")
+        assert (ended.status, ended.output) == ("ok", "once\n1\n")
+        endless = asyncio.create_task(run(long(begun), "endless"))
+        queued = asyncio.create_task(run("2", "queued"))
+        await until(begun.exists)
+        await insist(lambda: service.kill(name, EndRequest(5.0)))
+        assert (await endless).status in ("interrupted", "died")
+        assert (await queued).status in ("cancelled", "ok")
+        died = await run("print('last words', flush=True); import os; os.kill(os.getpid(), 9)", "die")
+        assert (died.status, died.output) == ("died", "last words\n")
+        await insist(lambda: service.restart(name, EndRequest(5.0)))
+        assert (await run("3", "last")).status == "ok"
+        await insist(lambda: service.delete(name, EndRequest(5.0)))
+        assert service.sessions() == [] and service._keeper.work == {}
+
+    async def story(service: Service) -> None:
+        at = 0
+        while refusal.left <= 0:
+            at += 1
+            refusal.left = at
+            await life(service, f"refused-at-{at}")
+        assert at > 20
 
     tell(story)
