@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 
 from benchmarks.driver import Client, RequestFailed
@@ -19,7 +18,7 @@ def whole_process(site: Site, effort: Effort) -> Report:
     rounds, each = effort.count(20, 1), effort.count(10, 2)
     report = Report("command", f"omegactl exec as a whole process, {rounds} rounds of {each} a side")
     commands: dict[str, tuple[list[str], bytes]] = {
-        BARE: ([sys.executable, "-I", "-S", "-c", "pass"], b""),
+        BARE: ([site.python, "-I", "-S", "-c", "pass"], b""),
         "omegactl exec": ([site.client_command, "exec", "bench", "-c", "1+1"], b"2\n"),
     }
     curl = shutil.which("curl")

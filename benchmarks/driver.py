@@ -66,15 +66,16 @@ class Client:
 
     def exchange(self, whole_request: bytes) -> Reply:
         """Send a request, return its reply, whatever its status."""
-        self._socket.sendall(whole_request)
         data = b""
-        while True:
-            received = self._socket.recv(65536)
-            if not received:
-                raise RequestFailed(f"the connection ended after {data[:200]!r}")
-            data += received
-            if (reply := is_whole(data)) is not None:
-                return reply
+        try:
+            self._socket.sendall(whole_request)
+            while received := self._socket.recv(65536):
+                data += received
+                if (reply := is_whole(data)) is not None:
+                    return reply
+        except OSError as error:
+            raise RequestFailed(f"no whole answer: {error}") from error
+        raise RequestFailed(f"the connection ended after {data[:200]!r}")
 
     def ask(self, method: str, target: str, body: bytes | None = None) -> bytes:
         """The body of a successful reply; RequestFailed for any other."""

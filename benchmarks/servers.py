@@ -1,5 +1,6 @@
-"""What is measured, as running programs in a temporary directory: the daemon from a compiled copy of the package, and
-the bare Tornado beside it. Both are given their listener and start in the same way, by the same interpreter.
+"""What is measured, as running programs in a temporary directory: the daemon, installed in a virtual environment of its
+own, and the bare Tornado beside it. Both are given their listener and start in the same way, by the same interpreter,
+and so do the sessions: what a machine's own site-packages add to each start of Python stays out of it.
 
 Everything ends with its `with` block: processes by their pids, files with the directory.
 """
@@ -8,14 +9,16 @@ from __future__ import annotations
 
 import compileall
 import fcntl
+import importlib.util
 import json
 import os
 import select
 import shutil
 import signal
 import socket
-import sys
+import sysconfig
 import tempfile
+import venv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,8 @@ from benchmarks.driver import Client, RequestFailed
 
 PACKAGE = Path(__file__).resolve().parent.parent / "omega_sessiond"
 ECHO = Path(__file__).resolve().with_name("echo.py")
+
+NEEDED = ("tornado", "msgspec", "sdnotify", "dbus_fast")
 
 LISTENER_FD = 3
 """Where a program finds the socket it is given. Source: sd_listen_fds(3)."""
@@ -83,16 +88,14 @@ class Site:
     def __init__(self) -> None:
         # Short, directly in /tmp: a Unix socket's path has 107 bytes.
         self.base = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
-        self.library = self.base / "lib"
-        shutil.copytree(PACKAGE, self.library / "omega_sessiond", ignore=shutil.ignore_patterns("__pycache__"))
-        compileall.compile_dir(self.library, quiet=2)
+        self.python = self._install()
         shutil.copy(ECHO, self.base / "echo.py")
-        self.daemon_command = self._command("omega-sessiond", "-I", "insert(0, ", "omega_sessiond.server")
-        self.client_command = self._command("omegactl", "-IS", "append(", "omega_sessiond.shortcut")
+        self.client_command = self._client_command()
         self.api_socket = self.base / "run" / "omega-sessiond" / "api.sock"
         self.echo_socket = self.base / "echo.sock"
-        for name in ("home", "state", "config", "run", "run/omega-sessiond", "run/omega-sessiond/hosts"):
+        for name in ("home", "state", "config", "config/omega-sessiond", "run", "run/omega-sessiond"):
             (self.base / name).mkdir(mode=0o700)
+        (self.base / "config/omega-sessiond/config.toml").write_text(f"python = {json.dumps(self.python)}\n")
         self.env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
@@ -102,12 +105,29 @@ class Site:
             "XDG_RUNTIME_DIR": str(self.base / "run"),
         }
 
-    def _command(self, name: str, options: str, put: str, module: str) -> str:
-        """A command as install.sh writes it."""
-        path = self.base / name
+    def _install(self) -> str:
+        """Make a virtual environment with our package, compiled, and links to what it needs; its interpreter."""
+        home = self.base / "venv"
+        venv.create(home, symlinks=True)
+        library = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
+        ours = library / "omega_sessiond"
+        shutil.copytree(PACKAGE, ours, ignore=shutil.ignore_patterns("__pycache__"))
+        compileall.compile_dir(ours, quiet=2)
+        for name in NEEDED:
+            spec = importlib.util.find_spec(name)
+            assert spec is not None and spec.origin is not None, name
+            origin = Path(spec.origin)
+            source = origin.parent if origin.name == "__init__.py" else origin
+            (library / source.name).symlink_to(source)
+        self.library = library
+        return str(home / "bin" / "python")
+
+    def _client_command(self) -> str:
+        """omegactl as install.sh writes it."""
+        path = self.base / "omegactl"
         path.write_text(
-            f"#!{sys.executable} {options}\nimport sys\n\nsys.path.{put}{str(self.library)!r})\n"
-            f"from {module} import main\n\nsys.exit(main())\n"
+            f"#!{self.python} -IS\nimport sys\n\nsys.path.append({str(self.library)!r})\n"
+            "from omega_sessiond.shortcut import main\n\nsys.exit(main())\n"
         )
         path.chmod(0o755)
         return str(path)
@@ -128,13 +148,11 @@ class Site:
         """Start the daemon; with `scopes` it may ask the user manager of whoever runs this."""
         env = self.env | ({"DBUS_SESSION_BUS_ADDRESS": bus_address()} if scopes else {})
         with self.listener(self.api_socket) as listener:
-            return Process([sys.executable, "-I", self.daemon_command], env, listener, self.base / "daemon.log")
+            return Process([self.python, "-I", "-m", "omega_sessiond"], env, listener, self.base / "daemon.log")
 
     def spawn_echo(self) -> Process:
         with self.listener(self.echo_socket) as listener:
-            return Process(
-                [sys.executable, "-I", str(self.base / "echo.py")], self.env, listener, self.base / "echo.log"
-            )
+            return Process([self.python, "-I", str(self.base / "echo.py")], self.env, listener, self.base / "echo.log")
 
     @contextmanager
     def echo(self) -> Iterator[str]:
