@@ -582,6 +582,10 @@ class Journal:
         oldest: int | None = self._row("SELECT min(id) FROM events")[0]
         return self.last_event_id() + 1 if oldest is None else oldest
 
+    def created_at(self) -> str:
+        """When this journal was made."""
+        return str(self._row("SELECT applied_at FROM migrations WHERE number = 1")[0])
+
     def last_event_id(self) -> int:
         """The newest event there ever was, also when it is no longer kept; 0 when there was none."""
         row = self._row("SELECT seq FROM sqlite_sequence WHERE name = 'events'")

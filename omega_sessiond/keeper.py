@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import time
 from collections.abc import Coroutine
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -112,6 +114,15 @@ class Keeper:
             live = Live(record, decide.Session())
             self.by_name[record.name] = live
             self._restore(live)
+        self._sweep({live.record.id for live in self.by_name.values()})
+
+    def _sweep(self, known: set[str]) -> None:
+        """Remove the directories of sessions that were being made or deleted when a daemon died: they hold users'
+        environments. What is older than the journal is another journal's, which may be put back."""
+        created_at = _timestamp(self._journal.created_at())
+        for directory in Path(self._state_dir, "sessions").glob("*"):
+            if directory.name not in known and directory.lstat().st_mtime > created_at:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def _restore(self, live: Live) -> None:
         """Build a session's run-time state from the journal, and find its host."""

@@ -54,11 +54,11 @@ class Life(Caller):
         """The exit status of a daemon that leaves by itself."""
         return self.daemon.wait()
 
-    def begin_running(self, name: str, command: str, **options: object) -> int:
-        """Hand a command in and wait until it runs; the execution's id."""
+    def begin_running(self, name: str, command: str, *, first: str = "", **options: object) -> int:
+        """Hand a command in and wait until it runs and has done what comes `first`; the execution's id."""
         self._begun += 1
         mark = self.place.base / f"begun-{self._begun}"
-        id = self.begin(name, f"open({str(mark)!r}, 'x').close()\n{command}", **options)
+        id = self.begin(name, f"{first}\nopen({str(mark)!r}, 'x').close()\n{command}", **options)
         wait_until(mark.exists, f"{command} runs")
         return id
 

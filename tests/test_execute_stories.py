@@ -97,19 +97,19 @@ def test_endless_output_keeps_its_ends(lives: Callable[..., Life]) -> None:
 
 def leaving_client(life: Life, command: str, mark: Path, **options: object) -> None:
     """Ask for an execution, and go away while it runs."""
-    body = json.dumps({"command": f"open({str(mark)!r}, 'a').write('begun ')\n{command}", **options}).encode()
+    body = json.dumps({"command": f"x = 7\nopen({str(mark)!r}, 'x').close()\n{command}", **options}).encode()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(life.path)
         client.sendall(
             b"POST /api/sessions/work/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             + body
         )
-        wait_until(lambda: text(mark), "the command runs")
+        wait_until(mark.exists, "the command runs")
 
 
 def test_client_that_leaves_interrupts_if_it_said_so(life: Life, place: Place) -> None:
     """With on_disconnect interrupt the command ends with its client, reason disconnect, variables kept."""
-    leaving_client(life, "x = 7\n" + FOREVER, place.base / "mark", on_disconnect="interrupt")
+    leaving_client(life, FOREVER, place.base / "mark", on_disconnect="interrupt")
     wait_until(lambda: life.session("work")["state"] == "idle", "the command ends")
     (execution,) = life.history("work")
     assert (execution["status"], execution["reason"]) == ("interrupted", "disconnect")
@@ -134,11 +134,11 @@ def test_client_that_leaves_takes_back_what_waits(life: Life) -> None:
 def test_client_that_leaves_detaches(life: Life, place: Place) -> None:
     """Without a word the command goes on when its client has gone."""
     wait, fifo = gate(place)
-    leaving_client(life, f"{wait}; x = 7", place.base / "mark")
+    leaving_client(life, f"{wait}; x += 1", place.base / "mark")
     life.get("/api/health")
     with fifo.open("w"):
         pass
-    assert life.value("work", "x") == 7
+    assert life.value("work", "x") == 8
     assert life.history("work")[0]["status"] == "ok"
 
 
@@ -330,7 +330,7 @@ def test_endless_print_loop_is_interrupted_200_times(life: Life) -> None:
 )
 def test_interrupt_reaches_what_runs(life: Life, place: Place, command: str) -> None:
     """A command that sleeps, computes, waits for a child, awaits or asks is interrupted, and variables are kept."""
-    life.begin_running("work", f"x = 7\n{command}")
+    life.begin_running("work", command, first="x = 7")
     stopped = life.post("/api/sessions/work/interrupt", {"wait_s": 20})
     assert stopped["execution"]["status"] == "interrupted"
     assert stopped["variables_kept"] is True

@@ -210,6 +210,21 @@ def test_session_is_deleted_during_a_run(life: Life, place: Place) -> None:
     assert (fresh["error"]["name"], fresh["lost"], fresh["execution_count"]) == ("NameError", None, 1)
 
 
+def test_half_made_session_leaves_no_environment_behind(life: Life, place: Place) -> None:
+    """What a daemon left that died while it made or deleted a session goes at the next start; older files stay."""
+    life.run("work", "x = 7")
+    (kept,) = os.listdir(place.state_dir / "sessions")
+    life.kill()
+    for name in ("abandoned", "of-another-journal"):
+        directory = place.state_dir / "sessions" / name
+        directory.mkdir()
+        (directory / "launch.json").write_text("{}")
+    os.utime(directory, (0, 0))
+    life.start()
+    assert set(os.listdir(place.state_dir / "sessions")) == {kept, "of-another-journal"}
+    assert life.value("work", "x") == 7
+
+
 def test_kill_ends_the_process_and_keeps_the_history(life: Life, place: Place) -> None:
     """kill interrupts and ends the host; queued commands are cancelled, and the next command names the loss."""
     id = life.begin_running("work", "x = 7\n" + FOREVER)
