@@ -74,8 +74,7 @@ def _find(call: Invocation, what: str) -> tuple[str, int | None]:
 
 
 def _last(call: Invocation, name: str) -> Json:
-    executions = _history(call, name, max_output=0)
-    newest = deque(executions, maxlen=1)
+    newest: list[Json] = call.client.get(session_path(name) + "/executions", last=1, max_output=0)
     if not newest:
         raise ExecutionNotFound(f"Session '{name}' has run nothing yet", hint="")
     return newest[0]
@@ -177,9 +176,14 @@ def history(call: Invocation) -> int:
     """omegactl history."""
     args, screen = call.args, call.screen
     wants_all = call.form in ("json", "jsonl")
-    rows = _history(call, args.name, None if wants_all else 0)
-    if args.count is not None:
-        rows = iter(deque(rows, maxlen=args.count))
+    max_output = None if wants_all else 0
+    if args.count is None or args.count > PAGE:
+        rows = _history(call, args.name, max_output)
+        if args.count is not None:
+            rows = iter(deque(rows, maxlen=args.count))
+    else:
+        path = session_path(args.name) + "/executions"
+        rows = iter(call.client.get(path, last=args.count, max_output=max_output) if args.count else ())
     if not args.follow:
         with screen.paged():
             screen.rows(rows, columns(screen), call.form)

@@ -58,6 +58,7 @@ class SessionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class ExecutionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     after: Id = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    last: Annotated[int, Meta(ge=1, le=1000)] | None = None
     max_output: Count | None = None
 
 
@@ -142,7 +143,9 @@ def _executed(outcome: Callable[[], Execution], wanted: str) -> Reply:
 
 def executions(service: Service, call: Call) -> Any:
     query: ExecutionsQuery = call.query
-    return service.executions(call.params[0], query.after, query.limit, query.max_output)
+    if query.last is not None and query.after:
+        raise InvalidField("Query parameter 'last' does not go with 'after'")
+    return service.executions(call.params[0], query.after, query.limit, query.last, query.max_output)
 
 
 def execution(service: Service, call: Call) -> Any:

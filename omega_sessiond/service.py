@@ -8,8 +8,6 @@ import asyncio
 import logging
 import os
 import re
-import secrets
-import shutil
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
@@ -202,7 +200,7 @@ class Service:
         settings = self._settings
         env = hosts.scrub(dict(os.environ)) if options.env is None else options.env
         python = options.python or settings.python or hosts.base_python()
-        found = shutil.which(os.path.expanduser(python), path=env.get("PATH"))
+        found = _interpreter(python, env.get("PATH"))
         if found is None:
             raise EngineUnavailable(
                 f"There is no interpreter '{python}'", hint="Name an executable file, or leave `python` out."
@@ -219,7 +217,7 @@ class Service:
             limits.tasks or settings.tasks_max,
             limits.cpu_weight or settings.cpu_weight,
         )
-        id = secrets.token_hex(6)
+        id = os.urandom(6).hex()
         at = now()
         record = SessionRecord(
             id=id,
@@ -255,7 +253,7 @@ class Service:
             launch.save(paths.launch_file(self._state_dir, id))
             self._journal.add_session(record, SessionCreated(at, id, name, options.engine, record.labels))
         except (OSError, JournalError) as error:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove_directory(directory)
             refusal = error if isinstance(error, JournalError) else from_system(error, directory)
             self._keeper.trouble = refusal.message
             raise refusal from None
@@ -312,7 +310,7 @@ class Service:
             work.record = replace(work.record, status="cancelled", reason="deleted")
             self._keeper.forget(live, work)
         del self._keeper.by_name[record.name]
-        shutil.rmtree(paths.session_dir(self._state_dir, record.id), ignore_errors=True)
+        _remove_directory(paths.session_dir(self._state_dir, record.id))
         _unlink(paths.host_socket(self._state_dir, record.id))
         self._keeper.committed()
 
@@ -431,11 +429,18 @@ class Service:
         row = work.record if work is not None else self._row(live, execution_id)
         return self._execution(row, name, max_output, work)
 
-    def executions(self, name: str, after: int, limit: int, max_output: int | None = None) -> list[Execution]:
-        """History, oldest first, from the id after `after` on."""
+    def executions(
+        self, name: str, after: int, limit: int, last: int | None = None, max_output: int | None = None
+    ) -> list[Execution]:
+        """History, oldest first: at most `limit` from the id after `after` on, or the `last` ones. Their outputs are
+        bounded for a list unless `max_output` says otherwise."""
         live = self._find(name)
-        rows = self._journal.executions(live.record.id, after, limit)
-        return [self._execution(row, name, max_output, None) for row in rows]
+        if last is None:
+            rows = self._journal.executions(live.record.id, after, limit)
+        else:
+            rows = self._journal.last_executions(live.record.id, last)
+        bound = views.LISTED_MAX_OUTPUT if max_output is None else max_output
+        return [self._execution(row, name, bound, None) for row in rows]
 
     def output(self, name: str, execution_id: int, offset: int, limit: int) -> OutputPiece:
         """A piece of the whole output, in bytes of its UTF-8."""
@@ -603,13 +608,29 @@ class Service:
     def engines(self) -> list[Engine]:
         """The engines of this machine."""
         python = self._settings.python or hosts.base_python()
-        found = shutil.which(os.path.expanduser(python))
+        found = _interpreter(python, None)
         why = None if found else f"there is no interpreter '{python}'"
         return [Engine("python", found is not None, found, None, why)]
 
     def _refuse_when_stopping(self) -> None:
         if self._keeper.is_stopping:
             raise Stopping("The daemon is stopping")
+
+
+def _interpreter(python: str, search_path: str | None) -> str | None:
+    """The executable file that `python` names, if there is one."""
+    python = os.path.expanduser(python)
+    if os.path.isabs(python):
+        return python if os.path.isfile(python) and os.access(python, os.X_OK) else None
+    import shutil  # with all it knows of archives it takes as long to import as the journal, and few need it
+
+    return shutil.which(python, path=search_path)
+
+
+def _remove_directory(directory: str) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _check_name(name: str) -> None:

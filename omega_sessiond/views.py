@@ -12,6 +12,9 @@ DEFAULT_MAX_OUTPUT = 1024 * 1024
 """Bytes of output in a reply that names no bound. More drowns a reader and an agent's context; the whole stays at
 …/executions/ID/output."""
 
+LISTED_MAX_OUTPUT = 64 * 1024
+"""The same for each execution in a list, of which there can be a thousand in one reply."""
+
 
 class Pieces(Struct, frozen=True):
     """The part of an output that a reply shows, in order, and how many kept bytes it leaves out."""

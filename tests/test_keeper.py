@@ -165,3 +165,17 @@ def test_unit_names_need_no_escape(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scope is named after its session; that of another state directory carries a tag no session's name can hold."""
     assert host.unit_name("a-b.c_d", paths.default_state_dir()) == "omega-session-a-b.c_d.scope"
     assert host.unit_name("work", "/elsewhere").startswith("omega-session-work:")
+
+
+def test_newest_history_comes_without_the_rest(tell: Callable[..., None]) -> None:
+    """`last` answers the newest executions, oldest first, and pages go on from where they ended."""
+
+    async def story(service: Service) -> None:
+        for number in range(5):
+            await execute(service, "work", str(number))
+        assert [done.result for done in service.executions("work", 0, 100, 2)] == ["3", "4"]
+        page = service.executions("work", 0, 3)
+        assert [done.result for done in page] == ["0", "1", "2"]
+        assert [done.result for done in service.executions("work", page[-1].id, 3)] == ["3", "4"]
+
+    tell(story)
