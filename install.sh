@@ -215,12 +215,14 @@ if sqlite3.sqlite_version_info < (3, 37):
 print(getattr(sys, "_base_executable", None) or sys.executable)
 '
 
-# Every interpreter on PATH, the plain name first: the first python3 may be an old one before a good one.
+# The one in use already, so that an upgrade does not depend on the shell it is run from; then every interpreter on PATH,
+# the plain name first: the first python3 may be an old one before a good one.
 candidates() {
   if [ -n "$chosen_python" ]; then
     command -v "$chosen_python" || true
     return
   fi
+  installed_python && echo
   for name in python3 python3.14 python3.13 python3.12 python3.11; do
     printf '%s\n' "${PATH:-/usr/bin:/bin}" | tr ':' '\n' | while read -r directory; do
       [ ! -x "$directory/$name" ] || printf '%s\n' "$directory/$name"
@@ -264,7 +266,7 @@ find_python() {
 # Which sources, dependencies and interpreter an environment was made from.
 fingerprint() {
   {
-    "$python" -c 'import sys; print(sys.executable, sys.version)'
+    "$python" -I -c 'import os, sys; print(os.path.realpath(sys.executable), sys.version)'
     cat "$source/pyproject.toml" "$source/constraints.txt"
     find "$source/omega_sessiond" -name '*.py' | LC_ALL=C sort | while read -r file; do
       printf '%s\n' "${file#"$source"}"
@@ -327,6 +329,8 @@ build_environment() {
 remove_old_versions() {
   for old in "$app"/versions/*; do
     [ "$old" != "$venv" ] || continue
+    # One that is not finished may be another install.sh's at this moment, but not for hours.
+    [ -e "$old/.complete" ] || [ -n "$(find "$old" -prune -mmin +60)" ] || continue
     # By standard input: the pattern must not stand in a command line itself.
     if printf '%s/\n' "$old" | grep -qFf - /proc/[0-9]*/cmdline 2>/dev/null; then continue; fi
     [ -d /proc/self ] || [ "$old" != "$before" ] || continue # who cannot look keeps the last one

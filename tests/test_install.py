@@ -100,7 +100,7 @@ def test_install_runs_a_first_command(here: Here, source: Path, tmp_path: Path) 
     """After ./install.sh a command has run in a session, and the commands are there for the next one.
 
     The first python3 on PATH is too old here, so a later one is taken; nothing is written beside the sources; and
-    running it again leaves environment, daemon and sessions as they are.
+    running it again, from a shell with another PATH, leaves environment, daemon and sessions as they are.
     """
     before = sorted(source.rglob("*"))
     old = tmp_path / "old"
@@ -122,7 +122,7 @@ def test_install_runs_a_first_command(here: Here, source: Path, tmp_path: Path) 
     pid = json.loads(here.omegactl("show", "first", "--json"))["pid"]
     versions = os.listdir(here.app / "versions")
 
-    again = here.install(source, PATH=f"{here.bin}:{path}")
+    again = here.install(source, PATH=f"{here.bin}:/usr/bin:/bin")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "up to date" in again.stdout
     assert "is not on your PATH" not in again.stdout
