@@ -671,6 +671,9 @@ class Keeper:
         if live.host is not host or self.is_stopping:
             return
         log.debug("session %s: %s", live.record.name, reason)
+        first, longest = RECONNECT_S
+        lasted_s = asyncio.get_running_loop().time() - live.connected_at
+        live.pause_s = min(longest, max(first, 2 * live.pause_s)) if lasted_s < longest else 0.0
         self.handle(live, decide.HostUnreachable())
         live.settled.clear()
         self._spawn(self._reconnect(live, host))
@@ -678,6 +681,8 @@ class Keeper:
     async def _reconnect(self, live: Live, host: Host) -> None:
         """Speak to a host that was there before; try for as long as it lives."""
         pause, longest = RECONNECT_S
+        if live.pause_s:
+            await asyncio.sleep(live.pause_s)
         while live.host is host and host.process.exit is None:
             try:
                 hello = await host.connect(live.record.host_seq, None)
@@ -694,6 +699,7 @@ class Keeper:
                 live.settled.set()
                 self.announce(live)
                 return
+            live.connected_at = asyncio.get_running_loop().time()
             live.note = None
             self.note_limits(live)
             live.taken = max(live.taken, hello.last_taken)

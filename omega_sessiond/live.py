@@ -105,6 +105,9 @@ class Live:
     is_starting: bool = False
     is_burying: bool = False
     is_stale: bool = False
+    connected_at: float = 0.0
+    pause_s: float = 0.0
+    """How long to wait before the host is connected to again, since connections to it break at once."""
     end_reason: str | None = None
     death_code: str = "host_died"
     is_deleted: bool = False

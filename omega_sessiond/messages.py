@@ -403,6 +403,12 @@ class GapEvent(Struct, frozen=True, tag_field="kind", tag="gap"):
 
 
 # ---- frames from a host ----
+#
+# A host runs whatever its user runs: a number that no journal can hold makes a frame wrong, not the journal fail.
+
+Number = Annotated[int, Meta(ge=0, le=2**53)]
+Timestamp = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Up to the end of the year 9999, as far as ISO 8601 goes."""
 
 
 class HostError(Struct, frozen=True):
@@ -414,24 +420,24 @@ class HostError(Struct, frozen=True):
 class Took(Struct, frozen=True, tag_field="t", tag="took"):
     """The host is about to run execution `id`. Sent with the frame that follows it, logged before it runs."""
 
-    seq: int
-    id: int
-    at: float
+    seq: Number
+    id: Number
+    at: Timestamp
 
 
 class OutputFrame(Struct, frozen=True, tag_field="t", tag="output"):
     """`off` is the byte offset of `text` in the execution's combined output; `id` 0 is output of no execution."""
 
-    seq: int
-    id: int
+    seq: Number
+    id: Number
     s: Stream
-    off: int
+    off: Number
     text: str
 
 
 class InputFrame(Struct, frozen=True, tag_field="t", tag="input_request"):
-    seq: int
-    id: int
+    seq: Number
+    id: Number
     prompt: str
     secret: bool = False
 
@@ -439,29 +445,29 @@ class InputFrame(Struct, frozen=True, tag_field="t", tag="input_request"):
 class ResultFrame(Struct, frozen=True, tag_field="t", tag="result"):
     """Execution `id` ended. `displayed`: a value was shown (its text is the `result` stream)."""
 
-    seq: int
-    id: int
+    seq: Number
+    id: Number
     status: Literal["ok", "error", "interrupted"]
-    at: float
-    duration_ms: float
-    count: int
+    at: Timestamp
+    duration_ms: Annotated[float, Meta(ge=0)]
+    count: Number
     displayed: bool = False
     error: HostError | None = None
     should_exit: bool = False
-    dropped: int = 0
+    dropped: Number = 0
 
 
 class Bye(Struct, frozen=True, tag_field="t", tag="bye"):
     """The host leaves of its own will; nothing follows."""
 
-    seq: int
+    seq: Number
     reason: str
 
 
 class Reply(Struct, frozen=True, tag_field="t", tag="reply"):
     """The answer to complete, inspect or is_complete; not numbered, not logged."""
 
-    req: int
+    req: Number
     body: dict[str, Any]
 
 
@@ -471,15 +477,15 @@ class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
 
     wire: int
     session: str
-    pid: int
-    last_taken: int = 0
-    running: int = 0
-    log_from: int = 1
-    log_to: int = 0
+    pid: Number
+    last_taken: Number = 0
+    running: Number = 0
+    log_from: Number = 1
+    log_to: Number = 0
     version: str = ""
     engine_version: str = ""
     features: list[str] = []
-    asks: int | None = None
+    asks: Number | None = None
     secret: bool = True
 
 

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 import test_keeper
+from misbehaving import interpreter
 from omega_sessiond import database, keeper
 from omega_sessiond.errors import JournalError
-from omega_sessiond.messages import (
-    EndRequest,
-    ExecuteRequest,
-    InputRequest,
-)
+from omega_sessiond.messages import CreateSession, EndRequest, ExecuteRequest, InputRequest
 from omega_sessiond.service import Service
 from test_keeper import execute, until
 
@@ -274,5 +271,46 @@ def test_journal_refuses_once_at_any_commit(tell: Tell, tmp_path: Path, monkeypa
             refusal.left = at
             await life(service, f"refused-at-{at}")
         assert at > 20
+
+    tell(story)
+
+
+# ---- hosts that lie ----
+
+
+ABSURD = {
+    "a time after all years": "result(at=1e300)",
+    "a place before the beginning": 'logged("output", id=id, s="stdout", off=-5, text="x")',
+    "a place that no journal can hold": 'logged("output", id=id, s="stdout", off=2**63, text="x")',
+    "less than nothing dropped": "result(dropped=-3)",
+}
+SPEECH = """
+def result(**fields):
+    return logged("result", **{"id": id, "status": "ok", "at": 1.0, "duration_ms": 1.0, "count": 1, **fields})
+control, command, _ = connected()
+id = read(command)["id"]
+said = took(id) + %s
+while True:
+    command.sendall(said)
+    while read(command): pass
+    open("said", "w").close()
+    control, command, _ = connected()
+"""
+
+
+@pytest.mark.parametrize("frame", ABSURD.values(), ids=list(ABSURD))
+def test_absurd_number_harms_its_own_session_alone(tell: Tell, tmp_path: Path, frame: str) -> None:
+    """A frame whose numbers cannot be is no fault of the journal's, and its session can be ended as any other."""
+
+    async def story(service: Service) -> None:
+        python = interpreter(tmp_path, "liar", SPEECH % frame)
+        await service.create(CreateSession(name="odd", python=python, cwd=str(tmp_path)))
+        id = service.submit("odd", ExecuteRequest("1"))
+        await until((tmp_path / "said").exists)
+        assert service.health().status == "ok"
+        async with asyncio.timeout(20):
+            await service.kill("odd", EndRequest(0.5))
+        assert service.execution("odd", id).status == "died"
+        await service.delete("odd", EndRequest(0.5))
 
     tell(story)
