@@ -616,11 +616,25 @@ class Keeper:
         unit = hosts.unit_name(record.name, self._state_dir)
         try:
             await host.enter_scope(scopes, unit, f"omega session {record.name}", self._settings.stop_budget_s)
+            await self.apply_limits(live)
         except OmegaError as error:
             if host.process.exit is not None:
                 raise HostFailed("The session's process ended at once") from None
             live.note = f"not in a scope of its own: {error.message}"
             log.warning("session %s: %s", record.name, live.note)
+
+    async def apply_limits(self, live: Live) -> None:
+        """Give the scope of a session's host the limits that the session has by now: they can change meanwhile."""
+        host = live.host
+        while host is not None and live.host is host and host.limits != live.record.limits:
+            limits = live.record.limits
+            if host.scope:
+                await self.connect_scopes()
+                if self.scopes is not None:
+                    await self.scopes.set_limits(host.scope, limits)
+            elif live.is_starting:
+                return  # its scope is being made; who makes it calls this afterwards
+            host.limits = limits
 
     def note_limits(self, live: Live) -> None:
         limited = live.record.limits != Limits()

@@ -266,28 +266,29 @@ class Service:
     async def patch(self, name: str, request: PatchSession) -> SessionView:
         """Change limits, at once also those of the running host, and labels."""
         live = self._find(name)
-        record = live.record
-        limits, labels = record.limits, record.labels
+        limits = live.record.limits
         if request.limits is not msgspec.UNSET:
             merged = msgspec.structs.asdict(limits) | request.limits
             try:
                 limits = msgspec.convert(merged, Limits)
             except msgspec.ValidationError as error:
                 raise InvalidField(f"Wrong limit: {error}") from None
+        before = live.record
+        fields: dict[str, object] = {"limits": limits} if limits != before.limits else {}
         if request.labels is not msgspec.UNSET:
-            labels = dict(request.labels)
-        host = live.host
-        if limits != record.limits and host is not None:
-            if host.scope and self._keeper.scopes is None:
-                await self._keeper.connect_scopes()
-            if host.scope and self._keeper.scopes is not None:
-                await self._keeper.scopes.set_limits(host.scope, limits)
-            host.limits = limits
-        with self._journal.atomic():
-            self._keeper.update(live, limits=limits, labels=labels)
-            self._keeper.note_limits(live)
-            self._journal.append(self._keeper.changed(live))
+            fields["labels"] = dict(request.labels)
+        try:
+            with self._journal.atomic():
+                if fields:
+                    self._keeper.update(live, **fields)
+                self._keeper.note_limits(live)
+                self._journal.append(self._keeper.changed(live))
+        except JournalError:
+            live.record = before
+            raise
         self._keeper.committed()
+        if "limits" in fields:
+            await self._keeper.apply_limits(live)
         return self._view(live)
 
     async def delete(self, name: str, request: EndRequest) -> None:

@@ -17,7 +17,7 @@ import test_keeper
 from misbehaving import interpreter
 from omega_sessiond import database, keeper
 from omega_sessiond.errors import JournalError
-from omega_sessiond.messages import CreateSession, EndRequest, ExecuteRequest, InputRequest
+from omega_sessiond.messages import CreateSession, EndRequest, ExecuteRequest, InputRequest, Limits, PatchSession
 from omega_sessiond.service import Service
 from test_keeper import execute, until
 
@@ -199,6 +199,67 @@ def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
         assert (cancelled.status, cancelled.reason) == ("cancelled", "host_died")
         assert (await execute(service, "work", "3")).lost is not None
         assert (await execute(service, "work", "4")).lost is None
+
+    tell(story)
+
+
+# ---- limits that change meanwhile ----
+
+
+class Manager:
+    """A user manager that answers when it may, and knows what it was told."""
+
+    def __init__(self) -> None:
+        self.limits: list[Limits] = []
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+
+    async def start(self, unit: str, pid: int, description: str, limits: Limits, stop_s: float) -> None:
+        await self.set_limits(unit, limits)
+
+    async def set_limits(self, unit: str, limits: Limits) -> None:
+        self.asked += 1
+        await self.may_answer.wait()
+        self.limits.append(limits)
+
+    async def stop(self, unit: str) -> None: ...
+    async def kill(self, unit: str, signum: int) -> None: ...
+    async def cgroup(self, unit: str) -> str | None:
+        return None
+
+
+def test_limits_that_change_while_a_scope_is_made(tell: Tell) -> None:
+    """A PATCH that comes while the scope of a new host is being made reaches that scope."""
+
+    async def story(service: Service) -> None:
+        manager = service._keeper.scopes = Manager()
+        creation = asyncio.create_task(service.create(CreateSession(name="work", limits=Limits(tasks=100))))
+        await until(lambda: manager.asked == 1)
+        await service.patch("work", PatchSession(limits={"tasks": 50}))
+        manager.may_answer.set()
+        assert (await creation).limits.tasks == 50
+        assert manager.limits[-1].tasks == 50
+
+    tell(story)
+
+
+def test_changes_that_cross(tell: Tell) -> None:
+    """Of two PATCHes at once neither takes back what the other changed."""
+
+    async def story(service: Service) -> None:
+        manager = service._keeper.scopes = Manager()
+        manager.may_answer.set()
+        await service.create(CreateSession(name="work", limits=Limits(tasks=100)))
+        manager.may_answer.clear()
+        asked = manager.asked
+        slow = asyncio.create_task(service.patch("work", PatchSession(limits={"tasks": 50})))
+        await until(lambda: manager.asked > asked)
+        await service.patch("work", PatchSession(labels={"of": "mine"}))
+        manager.may_answer.set()
+        await slow
+        session = service.session("work")
+        assert (session.limits.tasks, session.labels) == (50, {"of": "mine"})
+        assert manager.limits[-1].tasks == 50
 
     tell(story)
 
