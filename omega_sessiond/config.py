@@ -7,7 +7,6 @@ and paths; every wrong value ends in a ConfigError that names the place it stand
 from __future__ import annotations
 
 import os
-import tomllib
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -169,11 +168,15 @@ def load(environ: Mapping[str, str] | None = None, file: str | None = None) -> S
 def _read_file(file: str) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
-            values = tomllib.load(stream)
+            text = stream.read()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(f"Cannot read {file}: {error.strerror}", hint="Make it readable or remove it.") from None
+    import tomllib  # a start without a file is a start without it
+
+    try:
+        values = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}", hint="Correct the line it names.") from None
     _convert(values, file, strict=True)

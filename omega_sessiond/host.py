@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -25,7 +24,7 @@ from omega_sessiond.link import Link
 from omega_sessiond.messages import Bye, HostFrame, HostHello, Limits, Step, now
 from omega_sessiond.process import Exit, Process, boot_id, start_time
 
-MAIN = str(Path(__file__).parent / "hosts" / "main.py")
+MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hosts", "main.py")
 
 NEAR_LIMIT = 0.9
 """A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
@@ -67,7 +66,8 @@ class Launch(Struct, frozen=True):
     @classmethod
     def load(cls, file: str) -> Launch:
         try:
-            return msgspec.json.decode(Path(file).read_bytes(), type=cls)
+            with open(file, "rb") as stream:
+                return msgspec.json.decode(stream.read(), type=cls)
         except (OSError, msgspec.DecodeError) as error:
             raise HostFailed(
                 f"Cannot read how the session is started: {error}", hint="Delete the session and create it again."
@@ -218,7 +218,8 @@ class Host:
     def birth_trouble(self, state_dir: str) -> str:
         """The last lines a process wrote that ended before it could speak."""
         try:
-            text = Path(paths.session_dir(state_dir, self.session_id), "birth.log").read_text("utf-8", "replace")
+            with open(paths.session_dir(state_dir, self.session_id) + "/birth.log", "rb") as stream:
+                text = stream.read().decode("utf-8", "replace")
         except OSError:
             return ""
         return " / ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())[:500]

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import time
 from collections.abc import Coroutine
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -120,9 +118,16 @@ class Keeper:
         """Remove the directories of sessions that were being made or deleted when a daemon died: they hold users'
         environments. What is older than the journal is another journal's, which may be put back."""
         created_at = _timestamp(self._journal.created_at())
-        for directory in Path(self._state_dir, "sessions").glob("*"):
-            if directory.name not in known and directory.lstat().st_mtime > created_at:
-                shutil.rmtree(directory, ignore_errors=True)
+        try:
+            with os.scandir(self._state_dir + "/sessions") as entries:
+                unknown = [entry for entry in entries if entry.name not in known]
+        except FileNotFoundError:
+            return
+        for entry in unknown:
+            if entry.stat(follow_symlinks=False).st_mtime > created_at:
+                import shutil  # takes as long to import as all of the journal, and such a death is rare
+
+                shutil.rmtree(entry.path, ignore_errors=True)
 
     def _restore(self, live: Live) -> None:
         """Build a session's run-time state from the journal, and find its host."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from omega_sessiond.errors import JournalError
 from omega_sessiond.host import Host
@@ -20,17 +21,16 @@ KEPT_IN_MEMORY = 256 * 1024
 reply's worth for most commands; more would be memory for every running session."""
 
 
-@dataclass(slots=True)
-class Work:
+class Work(Struct, eq=False):
     """One unfinished execution. `pieces` is its output so far, None once that is only in the journal."""
 
     record: ExecutionRecord
-    pieces: list[Piece] | None = field(default_factory=list)
+    pieces: list[Piece] | None = []
     size: int = 0
     timeout: asyncio.TimerHandle | None = None
     interrupt_reason: str | None = None
     secret: bool = False
-    waiters: list[Callable[[], None]] = field(default_factory=list)
+    waiters: list[Callable[[], None]] = []
 
     def keep(self, frame: OutputFrame) -> None:
         """Remember a piece of output, as long as it is little."""
@@ -84,8 +84,7 @@ class Awaited:
             self._work.waiters.remove(self._ended)
 
 
-@dataclass(slots=True)
-class Live:
+class Live(Struct, eq=False):
     """One session. `taken` is the last execution its present host is known to have begun, `note` what is unusual about
     it now, `end_reason` why we end its host, `settled` set whenever a start, adoption or burial is done or the journal
     refused to have it (`refusal`, until it is tried again). `is_starting` and `is_burying` while that goes on,
@@ -94,7 +93,7 @@ class Live:
     record: SessionRecord
     session: Session
     host: Host | None = None
-    work: dict[int, Work] = field(default_factory=dict)
+    work: dict[int, Work] = {}
     taken: int = 0
     note: str | None = None
     acknowledged: int = 0

@@ -11,7 +11,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omega_sessiond import paths
@@ -459,7 +458,7 @@ def _addresses() -> list[str]:
     runtime = paths.env("XDG_RUNTIME_DIR")
     if runtime.startswith("/"):
         found += [
-            f"unix:path={runtime}{name}" for name in ("/bus", "/systemd/private") if Path(runtime + name).exists()
+            f"unix:path={runtime}{name}" for name in ("/bus", "/systemd/private") if os.path.exists(runtime + name)
         ]
     return found
 
@@ -477,7 +476,7 @@ def _limits(limits: Limits, *, only_set: bool) -> list[list[str | Variant]]:
 
 def _is_in(pid: int, unit: str) -> bool:
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return any(line.rstrip("\n").endswith("/" + unit) for line in file)
     except OSError:
         return False
-    return any(line.endswith("/" + unit) for line in lines)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 
 from omega_sessiond.messages import Usage, now
 
@@ -66,7 +65,7 @@ def _cgroups(pid: int) -> dict[str, str]:
     """Path by controller; "" is the v2 hierarchy."""
     found: dict[str, str] = {}
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+        lines = _lines(f"/proc/{pid}/cgroup")
     except OSError:
         return found
     for line in lines:
@@ -76,12 +75,17 @@ def _cgroups(pid: int) -> dict[str, str]:
     return found
 
 
+def _lines(file: str) -> list[str]:
+    with open(file, encoding="utf-8", errors="surrogateescape") as stream:
+        return stream.read().splitlines()
+
+
 @cache
 def _mounts() -> dict[str, tuple[str, str]]:
     """Where each controller's hierarchy is mounted, and which of its directories is the mount's root."""
     found: dict[str, tuple[str, str]] = {}
     try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+        lines = _lines("/proc/self/mountinfo")
     except OSError:
         return found
     for line in lines:
@@ -110,7 +114,8 @@ def _read(directory: str | None, name: str) -> str | None:
     if directory is None:
         return None
     try:
-        return Path(directory, name).read_text("ascii")
+        with open(f"{directory}/{name}", encoding="ascii") as file:
+            return file.read()
     except (OSError, ValueError):
         return None
 
