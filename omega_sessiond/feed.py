@@ -27,6 +27,13 @@ class Feed:
         self._journal = journal
         self._sleepers: list[asyncio.Future[None]] = []
         self._closed = False
+        self._pruned_to = 0
+
+    def prune(self, keep: int) -> None:
+        """Forget all but about the newest `keep` events; readers who have not come so far are told of the gap."""
+        pruned_to = self._journal.last_event_id() - keep
+        if self._journal.prune_events(keep):
+            self._pruned_to = pruned_to
 
     def wake(self) -> None:
         """Something was committed."""
@@ -55,6 +62,9 @@ class Feed:
             cursor = first_kept - 1 if since <= last else last
             yield msgspec.json.encode(GapEvent(cursor, since, first_kept)) + b"\n"
         while not self._closed:
+            if cursor < self._pruned_to:  # the reader is that slow
+                since, cursor = cursor, self._pruned_to
+                yield msgspec.json.encode(GapEvent(cursor, since, cursor + 1)) + b"\n"
             rows = self._journal.events(cursor, BATCH)
             if rows:
                 cursor = rows[-1][0]

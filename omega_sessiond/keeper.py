@@ -336,7 +336,7 @@ class Keeper:
         self._commits += 1
         if self._commits % EVENTS_PRUNED_EVERY == 0:
             try:
-                self._journal.prune_events(self._settings.events_kept)
+                self.feed.prune(self._settings.events_kept)
             except JournalError as error:  # there is a next time; what was committed is
                 self.trouble = error.message
 

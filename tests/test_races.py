@@ -203,6 +203,26 @@ def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
     tell(story)
 
 
+def test_reader_slower_than_what_is_kept(tell: Tell) -> None:
+    """A reader of the feed that falls behind what is kept gets a gap event, and goes on with what there is."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "1")
+        feed = service.follow(0)
+        first = (await anext(feed)).splitlines()
+        for _ in range(10):
+            await execute(service, "work", "1")
+        service._keeper.feed.prune(5)
+        last = service._journal.last_event_id()
+        gap = json.loads(await anext(feed))
+        assert (gap["kind"], gap["since"]) == ("gap", json.loads(first[-1])["id"])
+        assert gap["oldest_id"] == last - 4
+        rest = (await anext(feed)).splitlines()
+        assert [json.loads(line)["id"] for line in rest] == list(range(last - 4, last + 1))
+
+    tell(story)
+
+
 # ---- limits that change meanwhile ----
 
 
