@@ -685,6 +685,26 @@ def test_a_daemon_comes_between_forks(host: HostProcess) -> None:
     assert host.daemon.result(running).status == "interrupted"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a user that runs nothing else, which only root can become")
+def test_a_host_without_room_for_its_helper_gets_it_back(host: HostProcess) -> None:
+    """Where a limit on tasks leaves no thread for the helper after a fork, commands still run, and it comes back."""
+    host.run("""
+import os, resource, threading, time
+threading.stack_size(64 * 1024)
+os.setresuid(54321, 54321, 54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+child = os.fork()
+if not child: time.sleep(1000)
+""")
+    assert "no thread left" in host.trouble
+    assert len(host.tasks()) == 1
+    assert host.run("os.write(1, b'hi\\n')").output == "hi\n3\n"
+    assert host.run("os.kill(child, 9)\nos.waitpid(child, 0)[1]").value == "9"
+    until(lambda: len(host.tasks()) == 2, "the helper to be back")
+    assert host.connect().hello["pid"] == host.pid
+    assert host.run("threading.stack_size()").value == "65536"
+
+
 # ---- the place ----
 
 

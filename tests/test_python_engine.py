@@ -603,6 +603,33 @@ ticks = []
     assert host.run("ticks.clear()\nawait asyncio.sleep(0.05)\nbool(ticks), task.done()").value == "(True, False)"
 
 
+def test_interrupts_upon_interrupts_leave_the_event_loop_whole(host: HostProcess) -> None:
+    """However many ^C come while a command awaits, later commands can await."""
+    host.run("import asyncio")
+    for _ in range(40):
+        running = host.start("while True:\n    await asyncio.sleep(0)\n    print('x')")
+        host.daemon.wait_for_output("x", running)
+        for _ in range(3):
+            host.interrupt()
+        assert host.daemon.result(running).status == "interrupted"
+        assert host.run("await asyncio.sleep(0, 'fine')").value == "'fine'"
+
+
+def test_a_handler_that_raises_within_the_event_loop_costs_one_command(host: HostProcess) -> None:
+    """What a signal handler of the user's breaks in asyncio's own code is mended for the next command."""
+    host.run("""
+import asyncio, signal
+class Late(Exception): pass
+def late(signum, frame): raise Late
+signal.signal(signal.SIGALRM, late)
+""")
+    for _ in range(40):
+        run = host.run("signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)\nwhile True: await asyncio.sleep(0)")
+        assert run.status == "error"
+        host.run("try: signal.setitimer(signal.ITIMER_REAL, 0)\nexcept Late: signal.setitimer(signal.ITIMER_REAL, 0)")
+        assert host.run("await asyncio.sleep(0, 'fine')").value == "'fine'"
+
+
 def test_asyncio_run_is_interrupted(host: HostProcess) -> None:
     """^C reaches an event loop of the user's own, and top-level await works after it."""
     running = host.start(

@@ -70,9 +70,7 @@ def run_user(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def call_user(function: Callable[..., Any], *args: Any) -> Any:
-    """Call back into user code (a __str__, a stream the user put in place) from a function that user code called."""
-    if pending:
-        deliver()
+    """Call back into user code (a __str__, a stream the user put in place) on the way of something else."""
     return function(*args)
 
 
@@ -131,6 +129,14 @@ def deliver() -> None:
     """Let what was put off strike here, whatever is on the stack: for places of the host's that are safe."""
     while pending:
         _handle(pending.pop(0), sys._getframe())
+
+
+def deliver_interrupts() -> None:
+    """As `deliver`, for interrupts alone: the user's own handlers wait until the host is through."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signum in pending and _is_interrupt(signum):
+            discard_interrupts()
+            raise KeyboardInterrupt
 
 
 def release() -> None:

@@ -38,6 +38,9 @@ class Engine(Protocol):
 
     def execute(self, execution_id: int, code: str) -> Outcome: ...
 
+    def tell(self, error: BaseException) -> None:
+        """Print an exception that belongs to no command."""
+
     def complete(self, code: str, cursor: int) -> Frame:
         """The fields of a CompleteReply; `cursor` counts characters."""
 

@@ -14,7 +14,7 @@ import select
 import signal
 import struct
 import time
-from _thread import allocate_lock, get_ident, get_native_id, start_new_thread
+from _thread import allocate_lock, get_ident, get_native_id, stack_size, start_new_thread
 from typing import Any, Dict, List, Optional, Protocol, Set, Tuple
 
 from omega_sessiond import wire
@@ -74,6 +74,7 @@ class Helper:
         self._host = host
         self._output: Output = host.output
         self._listener = listener
+        self._uid = os.getuid()  # of those who may speak to it, whoever the session's code becomes
         self._strangers: Dict[int, Tuple[Connection, float]] = {}
         self._main_thread = get_ident()
         self._flush_at: Optional[float] = None
@@ -95,12 +96,14 @@ class Helper:
         done.acquire()
         # A thread inherits the mask: no signal ever finds the helper unprepared.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        users_stack_size = stack_size(0)
         try:
             start_new_thread(self._run, (done,))
             self._done = done
         except RuntimeError:
             return False
         finally:
+            stack_size(users_stack_size)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return True
 
@@ -230,10 +233,18 @@ class Helper:
             self._accept_at = time.monotonic() + ACCEPT_AGAIN_S
             return
         sock = _socket.socket(fileno=descriptor)
-        if _is_foreign(sock):
+        if self._is_foreign(sock):
             sock.close()
             return
         self._strangers[descriptor] = (Connection(sock), time.monotonic() + HELLO_S)
+
+    def _is_foreign(self, sock: _socket.socket) -> bool:
+        """Whether the peer is another user. Where the system cannot tell, the directory's mode protects the socket."""
+        option = getattr(_socket, "SO_PEERCRED", None)
+        if option is None:
+            return False
+        _, uid, _ = PEER_CREDENTIALS.unpack(sock.getsockopt(_socket.SOL_SOCKET, option, PEER_CREDENTIALS.size))
+        return bool(uid != self._uid)
 
     def _meet(self, descriptor: int) -> None:
         """Read a hello, or what there is of it."""
@@ -305,12 +316,3 @@ class Helper:
         if self.control is not None:
             self.control.close()
             self.control = None
-
-
-def _is_foreign(sock: _socket.socket) -> bool:
-    """Whether the peer is another user. Where the system cannot tell, the directory's mode protects the socket."""
-    option = getattr(_socket, "SO_PEERCRED", None)
-    if option is None:
-        return False
-    _, uid, _ = PEER_CREDENTIALS.unpack(sock.getsockopt(_socket.SOL_SOCKET, option, PEER_CREDENTIALS.size))
-    return bool(uid != os.getuid())

@@ -192,11 +192,8 @@ class Host:
         for call in border.take_deferred():
             try:
                 border.run_user(call)
-            except BaseException:  # user code may raise anything; it is told as late output
-                try:
-                    border.run_user(sys.excepthook, *sys.exc_info())
-                except BaseException as error:
-                    self.report("the session's excepthook failed: %r" % error)
+            except BaseException as error:  # user code may raise anything; it is told as late output
+                self._engine.tell(error)
             self._end_child_if_forked(0)
 
     # ---- work ----

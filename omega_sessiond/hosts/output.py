@@ -125,7 +125,7 @@ class Output:
             text = str.__str__(text)
         for start in range(0, len(text), wire.OUTPUT_CHUNK):
             if border.pending:
-                border.deliver()
+                border.deliver_interrupts()
             dirty, self.dirty = self.dirty, True
             self.write(stream, text[start : start + wire.OUTPUT_CHUNK])
             self.dirty = dirty and self.dirty

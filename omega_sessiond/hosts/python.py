@@ -41,6 +41,8 @@ class PythonEngine:
         self._output = output
         self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._loop: Any = None
+        self._is_looping = False
+        self._loop_was_broken = False
         self._task: Any = None
         self._task_is_cancelled = False
         self._main = fresh_main()
@@ -153,12 +155,15 @@ class PythonEngine:
         if hook is sys.__excepthook__:
             return False
         try:
-            border.run_user(hook, type(error), error, error.__traceback__)
+            border.call_user(hook, type(error), error, error.__traceback__)
         except BaseException as failure:  # user code
             self._output.show("traceback", "Error in sys.excepthook:\n" + reports.describe(failure).traceback)
             self._output.show("traceback", "\nOriginal exception was:\n")
             return False
         return True
+
+    def tell(self, error: BaseException) -> None:
+        self._output.write("stderr", reports.describe(error).traceback)
 
     # ---- top-level await ----
 
@@ -170,43 +175,76 @@ class PythonEngine:
             self._loop = asyncio.new_event_loop()
         loop = self._loop
         asyncio.set_event_loop(loop)
+        if self._loop_was_broken:
+            try:
+                self._drain_loop()
+            except BaseException:
+                coroutine.close()
+                raise
         self._task_is_cancelled = False
         self._task = task = loop.create_task(coroutine)
         try:
-            return border.run_user(loop.run_until_complete, task)
+            return self._turn_loop(loop.run_until_complete, task)
         except asyncio.CancelledError as cancelled:
             if not self._task_is_cancelled:
                 raise
             raise KeyboardInterrupt().with_traceback(reports.users_traceback(cancelled)) from None
+        except BaseException:
+            self._clean_loop(task)
+            raise
         finally:
             self._task = None
-            if not task.done():
-                self._finish_task(task)
-            elif not task.cancelled():
+            if task.done() and not task.cancelled():
                 task.exception()  # so that it is not reported a second time
+            if loop.is_running():
+                # A signal handler of the user's raised in the midst of the loop's own code: it is beyond repair.
+                asyncio._set_running_loop(None)
+                self._loop = None
+                self._loop_was_broken = False
 
-    def _finish_task(self, task: Any) -> None:
-        """An interrupt broke the loop while the command's task was waiting: let it clean up."""
-        task.cancel()
+    def _turn_loop(self, run: Any, *args: Any) -> Any:
+        self._is_looping = True
         try:
-            border.run_user(self._loop.run_until_complete, task)
-        except BaseException:  # its own exceptions are of no interest any more; a second interrupt ends it here
+            return border.run_user(run, *args)
+        finally:
+            self._is_looping = False
+
+    def _clean_loop(self, task: Any) -> None:
+        """An exception broke out of the loop: let it forget that run, and the command's task clean up."""
+        self._loop_was_broken = True
+        try:
+            self._drain_loop()
+            if not task.done():
+                task.cancel()
+                self._loop_was_broken = True
+                self._turn_loop(self._loop.run_until_complete, task)
+                self._loop_was_broken = False
+        except BaseException:  # of no interest any more; a second interrupt ends it here
             pass
 
+    def _drain_loop(self) -> None:
+        """Run what a broken run left ready: among it may be the order to stop, which would end the next run."""
+        stop = self._loop.call_soon(self._loop.stop)
+        try:
+            self._turn_loop(self._loop.run_forever)
+        finally:
+            stop.cancel()
+        self._loop_was_broken = False
+
     def _interrupt_task(self, frame: types.FrameType) -> bool:
-        """An interrupt while the event loop itself waits cancels the command's task, so that the loop stays whole.
-        A second one, or one while user code computes, is raised."""
-        task = self._task
-        if task is None or task.done() or self._task_is_cancelled:
+        """An interrupt while the event loop's own code is at work cancels the command's task, so that the loop stays
+        whole. While user code computes, it is raised there."""
+        if not self._is_looping:
             return False
         where: Optional[types.FrameType] = frame
         while where is not None and str(where.f_globals.get("__name__")).partition(".")[0] in ("asyncio", "selectors"):
             where = where.f_back
         if where is None or not border.is_own(where):
             return False
-        self._task_is_cancelled = True
-        task.cancel()
-        self._loop.call_soon_threadsafe(int)  # anything that ends the wait
+        if self._task is not None and not self._task.done():
+            self._task_is_cancelled = True
+            self._task.cancel()
+            self._loop.call_soon_threadsafe(int)  # anything that ends the wait
         return True
 
     # ---- questions ----
