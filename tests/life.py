@@ -83,7 +83,9 @@ class Life(Caller):
 
     def daemons(self) -> list[int]:
         """The daemons that live in this place, whoever started them."""
-        return [pid for pid, command in self.place.processes().items() if command.endswith("-m omega_sessiond")]
+        found = [pid for pid, command in self.place.processes().items() if command.endswith("-m omega_sessiond")]
+        # A host that has just been forked looks like its daemon until it has become itself.
+        return [pid for pid in found if parent(pid) not in found]
 
     def adopt(self) -> None:
         """See to it that a daemon answers, whoever has started it."""
@@ -105,12 +107,21 @@ class Life(Caller):
         self.daemon.check_log()
 
 
+def _stat(pid: int) -> list[bytes]:
+    """The fields of proc_pid_stat(5) from the third on; those of a dead process when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return [b"X", b"0"]
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process runs: one that nobody has reaped yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
+    return _stat(pid)[0] not in (b"Z", b"X")
+
+
+def parent(pid: int) -> int:
+    return int(_stat(pid)[1])
 
 
 def text(file: Path) -> str:
