@@ -23,8 +23,8 @@ from omega_sessiond.shortcut import Begun
 
 SORT_KEYS = ("name", "state", "engine", "created", "used", "count")
 
-EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable, 4 no such session, \
-5 conflict, 124 time-out, 125 daemon or protocol error, 130 interrupted"""
+EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable,
+4 no such session, 5 conflict, 124 time-out, 125 daemon or protocol error, 130 interrupted"""
 
 OMEGALLM = """as OmegaLLM's command line: omegactl -s NAME (-c CMD | -f FILE) [--json]"""
 
@@ -122,7 +122,7 @@ def _filter(text: str) -> tuple[str, str | None]:
 
 
 def _tail(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no number of lines")
     return int(text)
 
@@ -155,7 +155,7 @@ def parser() -> Parser:
 
 def _add_executions(add: Any) -> None:
     command = add("exec", "cli_exec:run", "run a command in a session, which is created on first use")
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("-c", dest="code", metavar="CODE", help="the command")
     source.add_argument("-f", dest="file", metavar="FILE", help="a file with it")
@@ -167,21 +167,21 @@ def _add_executions(add: Any) -> None:
     command.add_argument("--key", metavar="KEY", help="idempotency key: repeated with it, the command runs once")
 
     command = add("wait", "cli_executions:wait", "wait for an execution, or for all of a session's", reads=True)
-    command.add_argument("what", metavar="NAME|ID")
+    command.add_argument("what", metavar="NAME|ID", help="a session, or the id of an execution")
     command = add("interrupt", "cli_executions:interrupt", "interrupt what runs; variables are kept", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("--execution", type=int, metavar="ID", help="this one only, running or queued")
     command = add("input", "cli_executions:input_", "answer an input() that waits")
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("text", nargs="?", metavar="TEXT", help="the line; without it one is read from standard input")
     command.add_argument("--eof", action="store_true", help="answer end of file")
     command.add_argument("--execution", type=int, metavar="ID", help="the execution that asks (default: what runs)")
     command = add("history", "cli_executions:history", "the executions of a session, oldest first", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("-n", dest="count", type=_tail, metavar="N", help="only the last N")
     command.add_argument("-f", "--follow", action="store_true", help="go on with those that come")
     command = add("output", "cli_executions:output", "the whole output of an execution, or of a session's last")
-    command.add_argument("what", metavar="ID|NAME")
+    command.add_argument("what", metavar="ID|NAME", help="the id of an execution, or a session")
     command.add_argument("--grep", metavar="RE", help="only lines that match")
     command.add_argument("--tail", type=_tail, metavar="N", help="only the last N lines")
     command.add_argument("--raw", action="store_true", help="with escape sequences, as it was written")
@@ -197,26 +197,26 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("-q", "--quiet", action="store_true", help="names only")
     command.add_argument("-w", "--wide", action="store_true", help="all columns")
     command = add("show", "cli_sessions:show", "the details of a session", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     command = add("new", "cli_sessions:new", "create a session", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="of letters, digits, '.', '_', '-'; up to 58")
     command.add_argument("--engine", metavar="E", help="what evaluates (default: python)")
     command.add_argument("--python", metavar="P", help="interpreter (default: that of $VIRTUAL_ENV)")
     command.add_argument("--cwd", metavar="D", help="working directory (default: this one)")
     command.add_argument("--env", action="append", type=_pair, metavar="K=V", help="set in its environment")
     _add_limits(command)
     command = add("set", "cli_sessions:set_", "change limits and labels of a session", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     _add_limits(command)
     command.add_argument("--unlabel", action="append", metavar="K", help="remove a label")
     command = add("rm", "cli_sessions:rm", "end sessions and remove them with their history")
-    command.add_argument("names", nargs="+", metavar="NAME")
+    command.add_argument("names", nargs="+", metavar="NAME", help="the sessions")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command = add("kill", "cli_sessions:kill", "end a session's process; history stays, variables go", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("--budget", type=_seconds, metavar="S", help="time to end by itself before SIGKILL")
     command = add("restart", "cli_sessions:restart", "end a session's process and start a new one", reads=True)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("--budget", type=_seconds, metavar="S", help="time to end by itself before SIGKILL")
     add("engines", "cli_sessions:engines", "what can evaluate here", reads=True)
     command = add("events", "cli_sessions:events", "what has happened", reads=True)
@@ -240,7 +240,7 @@ def _add_service(add: Any) -> None:
     command.add_argument("--sessions", action="store_true", help="stop: end the sessions, too")
     command.add_argument("--json", action="store_true", help="status: as JSON")
     command = add("logs", "cli_service:logs", "what the daemon logs, or the host of one session")
-    command.add_argument("name", nargs="?", metavar="NAME")
+    command.add_argument("name", nargs="?", metavar="NAME", help="the session (default: the daemon)")
     command.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     command.add_argument("-n", dest="count", type=_tail, metavar="N", help="only the last N lines")
     command = add("doctor", "doctor:run", "find what is wrong with this installation, and the remedy")
@@ -343,14 +343,16 @@ def main(arguments: Sequence[str] | None = None, *, begun: Begun | None = None) 
 
 
 def _report(call: Invocation, error: OmegaError) -> None:
-    call.screen.warn(error.message)
     if isinstance(error, SessionNotFound) and isinstance(name := getattr(call.args, "name", None), str):
         try:
             names = [session["name"] for session in call.client.get("/api/sessions")]
         except OmegaError:
             names = []
-        call.screen.say(f"No session is called '{name}'{suggestion(name, names)}")
-    elif error.hint:
+        call.screen.warn(f"no session is called '{name}'{suggestion(name, names)}")
+        call.screen.say("'omegactl ls' lists the sessions." if names else "There are no sessions.")
+        return
+    call.screen.warn(error.message)
+    if error.hint:
         call.screen.say(error.hint)
     if isinstance(error, (UnknownField, RouteNotFound)):
         _compare_versions(call)

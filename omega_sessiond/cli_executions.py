@@ -14,7 +14,7 @@ from omega_sessiond.client import execution_path, session_path
 from omega_sessiond.errors import ExecutionNotFound, NotWaitingInput, SessionNotFound
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.screen import Column, Screen, duration
-from omega_sessiond.terminal import PlainLines, Sanitizer
+from omega_sessiond.terminal import PlainLines, Sanitizer, one_line
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ def _find(call: Invocation, what: str) -> tuple[str, int | None]:
     try:
         call.client.get(session_path(what))
     except SessionNotFound:
-        if not what.isdigit():
+        if not what.isdecimal():
             call.args.name = what
             raise
     else:
@@ -139,13 +139,19 @@ def report_stop(call: Invocation, stopped: Json) -> int:
     if call.args.json or call.args.format in ("json", "jsonl"):
         call.screen.json(stopped)
     else:
-        steps = " → ".join(step["action"] for step in stopped["steps"] if step["action"] != "none")
-        kept = "Variables kept." if stopped["variables_kept"] else "Variables are gone."
-        call.screen.say(
-            f"{stopped['note']} {f'({steps}) ' if steps else ''}{kept if stopped['steps'] else ''}".rstrip()
-        )
+        call.screen.say(_told_stop(stopped))
     has_steps = bool(stopped["steps"])
     return 124 if has_steps and not any(step["effective"] for step in stopped["steps"]) else 0
+
+
+def _told_stop(stopped: Json) -> str:
+    """What was done and what is left, in words."""
+    if not any(step["effective"] for step in stopped["steps"]):
+        return str(stopped["note"])
+    steps = " → ".join(step["action"] for step in stopped["steps"] if step["action"] != "none")
+    if stopped["variables_kept"]:
+        return f"Interrupted execution {stopped['execution']['id']} ({steps}); variables are kept."
+    return f"{stopped['note']} Variables are gone. ({steps})"
 
 
 def input_(call: Invocation) -> int:
@@ -206,7 +212,9 @@ def history(call: Invocation) -> int:
             screen.rows([row], [], form)
         else:
             took = duration(_seconds(row))
-            screen.line(f"{row['id']}  {_status(row)}  {screen.when(row['queued_at'])}  {took}  {row['command']}")
+            screen.line(
+                f"{row['id']}  {_status(row)}  {screen.when(row['queued_at'])}  {took}  {one_line(row['command'])}"
+            )
     return 0
 
 

@@ -20,6 +20,7 @@ from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError, SessionNotFound
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.launch import Backoff
+from omega_sessiond.screen import Screen
 from omega_sessiond.target import managed_socket
 
 Json = dict[str, Any]
@@ -125,7 +126,7 @@ class _Managed:
             return subprocess.run(quiet, stdout=subprocess.DEVNULL).returncode
         screen.line(WITH_SYSTEMD)
         if serving is not None:
-            screen.line(_told(serving))
+            screen.line(_told(screen, serving))
         elif units.socket.active == "active":
             screen.line(
                 f"Listening; the first request starts the daemon ({manager.SERVICE} is {units.service.active})."
@@ -178,7 +179,7 @@ class _Background:
         if self._call.args.no_start:
             raise UsageError("--no-start and 'service start' exclude each other")
         server = self._call.client.get("/api/server")
-        self._say(_told(server))
+        self._say(_told(self._call.screen, server))
         return 0
 
     def _status(self) -> int:
@@ -188,7 +189,7 @@ class _Background:
             screen.json({"managed_by": "client", "units": [], "server": server})
         else:
             screen.line(self._way)
-            screen.line(_told(server) if server else "Not running; the first command that needs it starts it.")
+            screen.line(_told(screen, server) if server else "Not running; the first command that needs it starts it.")
         return 0 if server else NOT_RUNNING
 
     def _stop(self) -> int | None:
@@ -247,13 +248,14 @@ def _ask_server(call: Invocation) -> Json | None:
     return server
 
 
-def _told(server: Json) -> str:
+def _told(screen: Screen, server: Json) -> str:
     counts = server["counts"]
     older = "" if server["version"] == __version__ else f" (this client is {__version__})"
     return (
-        f"Running: pid {server['pid']}, version {server['version']}{older}, since {server['started_at']}, "
-        f"{counts['sessions']} sessions, {counts['live']} with a process, {counts['busy']} busy, "
-        f"{counts['queued']} commands queued."
+        f"Running: pid {server['pid']}, version {server['version']}{older}, "
+        f"started {screen.when(server['started_at'])}; "
+        f"sessions: {counts['sessions']}, with a process: {counts['live']}, busy: {counts['busy']}, "
+        f"queued commands: {counts['queued']}."
     )
 
 

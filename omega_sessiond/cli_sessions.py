@@ -41,11 +41,11 @@ def columns(screen: Screen) -> list[Column]:
     """How sessions are listed."""
     return [
         Column("NAME", lambda row: row["name"], is_flexible=True),
-        Column("STATE", lambda row: _state(screen, row), color=lambda row: STATES[row["state"]][1]),
+        Column("STATE", lambda row: _state(screen, row), is_flexible=True, color=lambda row: STATES[row["state"]][1]),
         Column("ENGINE", lambda row: row["engine"]),
-        Column("N", lambda row: str(row["execution_count"]), is_right=True),
+        Column("COUNT", lambda row: str(row["execution_count"]), is_right=True),
         Column("QUEUE", lambda row: str(row["queue_length"]), is_right=True),
-        Column("RUNS", lambda row: str(row["running_execution_id"] or "-"), is_right=True),
+        Column("RUNNING", lambda row: str(row["running_execution_id"] or "-"), is_right=True),
         Column("USED", lambda row: screen.when(row["last_used_at"]), is_right=True),
         Column("LABELS", lambda row: _labels(row), is_flexible=True),
         Column("PID", lambda row: str(row["pid"] or "-"), is_wide=True, is_right=True),
@@ -198,6 +198,8 @@ def _changed(call: Invocation, row: Json, what: str) -> int:
         call.screen.rows([row], columns(call.screen), call.form)
     else:
         call.screen.say(f"{what} {row['name']}.")
+        if row["state_reason"]:
+            call.screen.say(f"It is {state_word(row)}.")
     return 0
 
 

@@ -25,8 +25,8 @@ FORMATS: tuple[Format, ...] = ("table", "wide", "json", "jsonl", "name")
 Json = dict[str, Any]
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36", "dim": "2", "bold": "1"}
-_UNSHOWABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")
-"""What JSON may hold as it stands, and a terminal or UTF-8 may not."""
+_UNSHOWABLE = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What JSON may hold as it stands, and UTF-8 or a terminal, which it may also tell to reorder the line, may not."""
 
 MIN_COLUMN = 8
 
@@ -240,9 +240,9 @@ def _laid_out(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[
 
 
 def age(at: str, now: float | None = None) -> str:
-    """How long ago, in the one or two characters' worth that matter: 5s, 12m, 3h, 9d."""
+    """How long ago, as far as it matters: now, 5s ago, 12m ago, 3h ago, 9d ago."""
     passed = (time.time() if now is None else now) - datetime.fromisoformat(at).astimezone(UTC).timestamp()
-    return duration(max(passed, 0.0))
+    return "now" if passed < 1 else f"{int(passed)}s ago" if passed < 60 else f"{duration(passed)} ago"
 
 
 def duration(seconds: float | None) -> str:

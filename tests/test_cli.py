@@ -9,12 +9,14 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
 from ctl import COMMAND, Omegactl, whatever_it_starts
 from isolation import Place
 from omega_sessiond.cli import SORT_KEYS, parser
+from omega_sessiond.screen import age
 
 
 @pytest.fixture
@@ -82,7 +84,31 @@ def test_ls_on_a_terminal_fits_it(omegactl: Omegactl) -> None:
     lines = terminal.seen.splitlines()
     assert all(len(line) <= 70 for line in lines)
     assert "…" in lines[1]
-    assert re.search(r"\d(ms|s) ", lines[1])
+    assert re.search(r" (now|\ds ago) ", lines[1])
+
+
+def test_ls_fits_where_a_state_has_a_long_reason(omegactl: Omegactl) -> None:
+    """Limits that nothing enforces are told in the state; a narrow terminal cuts that and breaks no line."""
+    done = omegactl("new", "work", "--mem", "1G", "--label", "k=v")
+    assert done.code == 0
+    assert "not enforced" in done.err
+    with omegactl.at_terminal("ls", env={"COLUMNS": "70", "NO_COLOR": "1"}) as terminal:
+        assert terminal.end() == 0
+    lines = terminal.seen.splitlines()
+    assert len(lines) == 2
+    assert all(len(line) <= 70 for line in lines)
+    assert "idle" in lines[1]
+    assert "…" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-3, "now"), (0.6, "now"), (5.9, "5s ago"), (59.9, "59s ago"), (60, "1m ago"), (90000, "1d ago")],
+)
+def test_ages(seconds: float, told: str) -> None:
+    """A time is told as how long ago it was, in whole units."""
+    at = "2026-01-31T12:00:00Z"
+    assert age(at, datetime.fromisoformat(at).timestamp() + seconds) == told
 
 
 def test_ls_filters_and_sorts(omegactl: Omegactl) -> None:
@@ -144,7 +170,10 @@ def test_unknown_session_is_4_with_a_suggestion(omegactl: Omegactl) -> None:
     for arguments in (("show", "wrok"), ("history", "wrok"), ("kill", "wrok"), ("wait", "wrok"), ("output", "wrok")):
         done = omegactl(*arguments)
         assert (done.code, done.out) == (4, ""), arguments
-        assert "did you mean 'work'?" in done.err
+        assert (
+            done.err
+            == "omegactl: no session is called 'wrok'; did you mean 'work'?\n'omegactl ls' lists the sessions.\n"
+        )
 
 
 def test_rm_asks_a_person_and_takes_y_from_a_script(omegactl: Omegactl) -> None:

@@ -221,7 +221,8 @@ def test_daemon_of_another_version_is_named(omegactl: Omegactl, place: Place) ->
 def test_creation_whose_answer_was_lost_is_done(omegactl: Omegactl, place: Place) -> None:
     """A daemon that dies after it made the session, before it said so, is no conflict with oneself."""
     exists = refusal("session_exists", "409 Conflict", "exists")
-    with Stub(place.runtime_dir / "omega-sessiond" / "api.sock", b"", exists, json_reply({"name": "work"})):
+    made = json_reply({"name": "work", "state_reason": None})
+    with Stub(place.runtime_dir / "omega-sessiond" / "api.sock", b"", exists, made):
         assert omegactl("new", "work").code == 0
 
 
