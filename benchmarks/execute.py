@@ -28,6 +28,12 @@ def execute(name: str) -> bytes:
     return request("POST", f"/api/sessions/{name}/execute", BODY)
 
 
+def first_execute(name: str, python: str) -> bytes:
+    """An execute that makes its session, in this interpreter."""
+    body = json.dumps({"command": "1+1", "create": {"python": python}})
+    return request("POST", f"/api/sessions/{name}/execute", body.encode())
+
+
 def round_trip(site: Site, effort: Effort) -> Report:
     rounds, each = effort.count(30, 2), effort.count(100, 3)
     report = Report("execute", f"warm round trip of 1+1, {rounds} rounds of {each} a side")

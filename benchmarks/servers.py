@@ -93,9 +93,8 @@ class Site:
         self.client_command = self._client_command()
         self.api_socket = self.base / "run" / "omega-sessiond" / "api.sock"
         self.echo_socket = self.base / "echo.sock"
-        for name in ("home", "state", "config", "config/omega-sessiond", "run", "run/omega-sessiond"):
+        for name in ("home", "state", "config", "run", "run/omega-sessiond"):
             (self.base / name).mkdir(mode=0o700)
-        (self.base / "config/omega-sessiond/config.toml").write_text(f"python = {json.dumps(self.python)}\n")
         self.env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def new_session(site: Site, effort: Effort) -> Report:
 
 def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Samples, Samples, Samples]:
     with site.daemon() as path:
-        created, both = _measure(path, count)
+        created, both = _measure(path, site.python, count)
         memory = Samples("memory of a session (PSS)", "MiB", [_pss(session["pid"]) for session in sessions(path)])
     report.samples = [
         Samples("new session", "ms", created),
@@ -51,7 +52,7 @@ def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Sam
         report.notes.append("in its scope: not measured, no user manager answers here")
     else:
         with site.daemon(scopes=True) as path:
-            scoped, scoped_both = _measure(path, count)
+            scoped, scoped_both = _measure(path, site.python, count)
             with Client(path) as client:
                 has_scopes = b'"scopes":true' in client.ask("GET", "/api/server")
         if has_scopes:
@@ -65,7 +66,7 @@ def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Sam
     return report.samples[0], report.samples[1], memory
 
 
-def _measure(path: str, count: int) -> tuple[list[float], list[float]]:
+def _measure(path: str, python: str, count: int) -> tuple[list[float], list[float]]:
     """Milliseconds to create a session, and until its first result."""
     created, both = [], []
     with Client(path) as client:
@@ -73,7 +74,8 @@ def _measure(path: str, count: int) -> tuple[list[float], list[float]]:
         client.time_of(execute("first"), EXECUTED)
         for number in range(count):
             name = f"bench-{number}"
-            taken = client.time_of(request("POST", "/api/sessions", b'{"name":"%s"}' % name.encode()), b'"idle"')
+            create = json.dumps({"name": name, "python": python}).encode()
+            taken = client.time_of(request("POST", "/api/sessions", create), b'"idle"')
             first = client.time_of(execute(name), EXECUTED)
             created.append(taken / 1000)
             both.append((taken + first) / 1000)
