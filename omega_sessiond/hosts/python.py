@@ -7,7 +7,7 @@ it prints to and how to ask for input; nothing of daemons and frames.
 from __future__ import annotations
 import __future__
 
-import ast
+import _ast as ast  # what the compiler needs; the module ast is for those who walk trees, and slow to import
 import atexit
 import builtins
 import io
@@ -169,7 +169,8 @@ class PythonEngine:
 
     def _await(self, coroutine: Any) -> Any:
         """Run a command's coroutine in the session's event loop, where other tasks go on while it is awaited."""
-        import asyncio  # as slow to import as all the rest together, and most sessions never need it
+        # As slow to import as all the rest together, and most sessions never need it.
+        asyncio: Any = border.import_late("asyncio")
 
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()
