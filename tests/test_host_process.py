@@ -404,6 +404,29 @@ t = Trigger()
         seen += frame["text"]
 
 
+def test_late_output_is_bounded_and_its_loss_is_told(host: HostProcess) -> None:
+    """A background flood that no daemon takes does not fill the disk; what is lost is said when there is room."""
+    host.run("""
+import subprocess, sys, threading
+code = "input()\\nimport os\\nfor _ in range(400): os.write(1, b'f' * 65535 + b'!')"
+flood = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+def begin():
+    flood.communicate(b"go\\n")
+    open("done", "w").close()
+""")
+    host.run("threading.Thread(target=begin).start()")
+    host.daemon.close()
+    until((host.work / "done").exists, "the flood to end")
+    assert os.path.getsize(host.log) < 18 << 20
+    daemon = host.connect(have=host.daemon.frames[-1]["seq"])
+    daemon.wait_for("output", id=0)
+    until(lambda: daemon.receive(0.2) is False, "all of it")
+    daemon.acknowledge()
+    until(lambda: os.path.getsize(host.log) == 0, "an empty log")
+    host.run("threading.Thread(target=print, args=('again',)).start()")
+    daemon.wait_for_output("of output dropped: nobody took them]\n")
+
+
 def test_the_head_and_the_tail_of_a_large_output_are_kept(hosts: Hosts) -> None:
     """Offsets are those of the whole output, and what lies between head and tail is counted to the byte."""
     host = hosts(head_bytes=1000, tail_bytes=500)

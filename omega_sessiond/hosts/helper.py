@@ -35,6 +35,9 @@ RETRY_S = 0.002
 ACCEPT_AGAIN_S = 0.5
 """After which a daemon is met for whom there was no descriptor left."""
 
+STUMBLE_S = 0.1
+"""A pause after a defect, which may be there again at once."""
+
 MAX_STRANGERS = 16
 PEER_CREDENTIALS = struct.Struct("3i")
 
@@ -110,7 +113,7 @@ class Helper:
     def stop(self) -> None:
         """Have the thread end, and wait until the system counts it no longer. Not from the helper itself."""
         done = self._done
-        if done is None or get_ident() == self._ident:
+        if done is None or self.is_current():
             return
         self._stopping = True
         self.bell.ring()
@@ -119,6 +122,10 @@ class Helper:
         while os.path.exists(task):
             time.sleep(0)
         self._done = None
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is the helper: a finalizer of the user's struck in it."""
+        return get_ident() == self._ident
 
     def _run(self, done: Any) -> None:
         self._ident = get_ident()
@@ -129,6 +136,7 @@ class Helper:
             except Exception as error:  # the outermost edge of this thread: a deaf host is the worst host
                 self._host.report("the helper thread stumbled: %r" % error)
                 self._dismiss_all()
+                time.sleep(STUMBLE_S)
         self._ident = 0
         done.release()
 

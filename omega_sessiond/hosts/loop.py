@@ -297,7 +297,7 @@ class Host:
 
     def ask(self, prompt: str, secret: bool) -> Optional[str]:
         """input(): tell the daemon and wait for the line. None at the end of input, in a forked child too."""
-        if self.forked or not self.running:
+        if self.forked or not self.running or self.helper.is_current():
             return None
         self.output.flush()
         question = Question(self.running, secret)

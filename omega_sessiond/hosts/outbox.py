@@ -138,7 +138,7 @@ class Outbox:
             return False
         if self._sent + len(self._held) != start or self._reply or self._replies:
             return True
-        if hold:
+        if hold and not self._overflows:  # what no log holds must not wait: it would go with this process
             self._held += data
             return False
         if self._held:
@@ -256,9 +256,10 @@ class Outbox:
         return self._log_from, self.seq
 
     @property
-    def is_acknowledged(self) -> bool:
-        """Whether some daemon has everything that was said."""
-        return self._acked >= self.seq
+    def unacknowledged_bytes(self) -> int:
+        """How much of the log no daemon is known to have, give or take a mark."""
+        index = bisect_right(self._marks, (self._acked + 1, self._end)) - 1
+        return 0 if self._acked >= self.seq else self._end - (self._marks[index][1] if index >= 0 else 0)
 
     def acknowledge(self, seq: int) -> None:
         """The daemon has journalled everything up to `seq`. An empty log is enough when that is all, at rest; under

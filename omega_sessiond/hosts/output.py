@@ -252,11 +252,11 @@ class Output:
             self._tail_size -= tail.popleft()[3]
 
     def _add_late(self, stream: str, text: str, size: int) -> None:
-        if self._outbox.is_acknowledged:
-            self._late_size = 0
         if self._late_size + size > LATE_BYTES:
-            self._late_lost += size
-            return
+            self._late_size = min(self._late_size, self._outbox.unacknowledged_bytes)
+            if self._late_size + size > LATE_BYTES:
+                self._late_lost += size
+                return
         if self._late_lost:
             note = "[%d bytes of output dropped: nobody took them]\n" % self._late_lost
             self._late_lost = 0
@@ -323,7 +323,7 @@ class Output:
                 data = data[os.write(1 if stream in ("stdout", "result") else 2, data) :]
 
 
-STACK_ROOM = 40
+STACK_ROOM = 24
 """Calls that framing needs at most, with a margin."""
 
 

@@ -14,7 +14,8 @@ import io
 import linecache
 import sys
 import types
-from typing import Any, Dict, Optional
+from collections import deque
+from typing import Any, Deque, Dict, Optional
 
 from omega_sessiond import wire
 from omega_sessiond.hosts import border, completion, reports
@@ -25,6 +26,9 @@ from omega_sessiond.wire import Frame
 
 CO_COROUTINE = 0x80
 """inspect.CO_COROUTINE, whose module takes longer to import than a session to start."""
+
+SOURCES_KEPT = 1000
+"""How many sources are kept of commands that define nothing."""
 
 _FUTURES = 0
 for _name in __future__.all_feature_names:
@@ -41,6 +45,7 @@ class PythonEngine:
         self._output = output
         self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._loop: Any = None
+        self._passing: Deque[str] = deque()
         self._is_looping = False
         self._loop_was_broken = False
         self._task: Any = None
@@ -83,6 +88,7 @@ class PythonEngine:
             except Exception:
                 pass  # no single expression, or wrong anyhow: the second attempt tells
             else:
+                self._forget_source(file, code)
                 return self._run(code, namespace)
         tree = compile(source, file, "exec", self._flags | ast.PyCF_ONLY_AST, True)
         last: Optional[ast.Expression] = None
@@ -91,9 +97,20 @@ class PythonEngine:
         code = compile(tree, file, "exec", self._flags, True)
         self._flags |= code.co_flags & _FUTURES
         last_code = None if last is None else compile(last, file, "eval", self._flags, True)
+        self._forget_source(file, code, last_code)
         if tree.body or last_code is None:
             self._run(code, namespace)
         return None if last_code is None else self._run(last_code, namespace)
+
+    def _forget_source(self, file: str, *codes: Optional[types.CodeType]) -> None:
+        """Keep the source of a command that defines no function for its own report and a few debuggers only: a
+        session of a million commands would keep a million sources."""
+        for code in codes:
+            if code is not None and any(type(constant) is types.CodeType for constant in code.co_consts):
+                return
+        self._passing.append(file)
+        if len(self._passing) > SOURCES_KEPT:
+            linecache.cache.pop(self._passing.popleft(), None)
 
     def _run(self, code: types.CodeType, namespace: Dict[str, Any]) -> Any:
         value = border.run_user(eval, code, namespace)
