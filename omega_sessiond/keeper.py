@@ -42,6 +42,7 @@ from omega_sessiond.messages import (
     ResultFrame,
     SessionChanged,
     Step,
+    Stream,
     Took,
     iso,
     now,
@@ -61,6 +62,10 @@ TIMEOUT_GRACE_S = 5.0
 
 RECONNECT_S = (0.02, 2.0)
 """First and longest pause between attempts to reach a host that lives and does not answer."""
+
+LATE_KEPT_BYTES = 16 * 1024 * 1024
+"""Output between two commands that is kept, from its start. It has no bound of its own at the host, and its events
+count for little in `events_kept`."""
 
 DISMISS_S = 2.0
 """Time for a host that nobody recorded to leave when asked; it has done nothing, so it answers at once or never."""
@@ -450,7 +455,7 @@ class Keeper:
             case OutputFrame(_, id, stream, offset, text):
                 work = live.work.get(id)
                 if work is None:
-                    journal.append(LateOutput(at, record.id, record.name, stream, text))
+                    self._commit_late(live, stream, text, at)
                 else:
                     journal.add_output(record, id, stream, offset, text, at)
                     work.keep(frame)
@@ -464,6 +469,16 @@ class Keeper:
                 work = live.work.get(frame.id)
                 if work is not None:
                     self._commit_result(live, work, frame)
+
+    def _commit_late(self, live: Live, stream: Stream, text: str, at: str) -> None:
+        """Keep output of no execution, up to a bound: a background thread can print for ever."""
+        record, before = live.record, live.late_bytes
+        live.late_bytes += len(text.encode())
+        if live.late_bytes <= LATE_KEPT_BYTES:
+            self._journal.append(LateOutput(at, record.id, record.name, stream, text))
+        elif before <= LATE_KEPT_BYTES:
+            text = f"[… more output is dropped until the next command ends: {LATE_KEPT_BYTES} bytes are kept …]\n"
+            self._journal.append(LateOutput(at, record.id, record.name, stream, text))
 
     def _commit_result(self, live: Live, work: Work, frame: ResultFrame) -> None:
         error = frame.error
@@ -479,6 +494,7 @@ class Keeper:
             should_exit=frame.should_exit,
             dropped_bytes=frame.dropped,
         )
+        live.late_bytes = 0
         self._finish(live, work, row)
 
     def _finish(self, live: Live, work: Work, row: ExecutionRecord) -> None:

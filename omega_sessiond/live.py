@@ -109,4 +109,6 @@ class Live(Struct, eq=False):
     """How long to wait before the host is connected to again, since connections to it break at once."""
     end_reason: str | None = None
     death_code: str = "host_died"
+    late_bytes: int = 0
+    """Output of no execution since the last one ended."""
     is_deleted: bool = False

@@ -299,9 +299,8 @@ class Service:
             await self._keeper.end(live, "deleted", self._budget(request))
             if self._keeper.by_name.get(name) is live:
                 self._remove(live)
-        except JournalError:
-            live.is_deleted = False
-            raise
+        finally:
+            live.is_deleted = self._keeper.by_name.get(name) is not live
 
     def _remove(self, live: Live) -> None:
         record = live.record

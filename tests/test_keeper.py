@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from omega_sessiond import config, host, paths
+from omega_sessiond import config, host, keeper, paths
 from omega_sessiond.journal import Journal
 from omega_sessiond.messages import CreateSession, EndRequest, ExecuteRequest, Execution, InterruptRequest
 from omega_sessiond.process import Process, boot_id, start_time
@@ -177,5 +177,28 @@ def test_newest_history_comes_without_the_rest(tell: Callable[..., None]) -> Non
         page = service.executions("work", 0, 3)
         assert [done.result for done in page] == ["0", "1", "2"]
         assert [done.result for done in service.executions("work", page[-1].id, 3)] == ["3", "4"]
+
+    tell(story)
+
+
+def test_late_output_has_a_bound_that_is_told(tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output between two commands is kept up to a bound, where the feed says that more is dropped."""
+    monkeypatch.setattr(keeper, "LATE_KEPT_BYTES", 100_000)
+
+    async def story(service: Service) -> None:
+        code = "import threading\ngo = threading.Event()\ndef late():\n    go.wait()\n"
+        code += "    for _ in range(1000): print('x' * 999)\nthreading.Thread(target=late).start()"
+        await execute(service, "work", code)
+        since = service._journal.last_event_id()
+        await execute(service, "work", "threading.Timer(0.05, go.set).start()")
+
+        def told() -> bytes:
+            return b"\n".join(line for _, line in service._journal.events(since, 10_000))
+
+        await until(lambda: b"more output is dropped" in told())
+        await until(lambda: service._keeper.by_name["work"].late_bytes >= 1_000_000)
+        assert told().count(b"x" * 999) <= 100
+        assert (await execute(service, "work", "6 * 7")).result == "42"
+        assert service._keeper.by_name["work"].late_bytes == 0
 
     tell(story)
