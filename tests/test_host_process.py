@@ -423,7 +423,9 @@ def begin():
     until(lambda: daemon.receive(0.2) is False, "all of it")
     daemon.acknowledge()
     until(lambda: os.path.getsize(host.log) == 0, "an empty log")
-    host.run("threading.Thread(target=print, args=('again',)).start()")
+    host.run("import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('again'))")
+    until(host.is_asleep, "the host to be at rest")
+    host.process.send_signal(signal.SIGUSR1)
     daemon.wait_for_output("of output dropped: nobody took them]\n")
 
 
@@ -672,6 +674,22 @@ child.start()
         host.daemon.wait_for_output("child up\n", 0)
     assert host.run("child.terminate(); child.join(); child.exitcode").value == "-15"
     assert host.run("signal.getsignal(signal.SIGTERM) == signal.SIG_DFL").value == "True"
+
+
+def test_a_newborn_child_can_be_ended(host: HostProcess) -> None:
+    """A SIGTERM that comes while a child is still being born ends it, as in any Python."""
+    run = host.run("""
+import os, signal, time
+ends = []
+for _ in range(100):
+    pid = os.fork()
+    if not pid:
+        while True: time.sleep(1000)
+    os.kill(pid, signal.SIGTERM)
+    ends.append(os.waitpid(pid, 0)[1])
+set(ends)
+""")
+    assert run.value == "{15}"
 
 
 def test_forks_in_threads_and_storms_of_forks_keep_the_host_whole(host: HostProcess) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from _thread import allocate_lock, get_ident
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Set, Union
 
 import omega_sessiond
 from omega_sessiond import wire
@@ -75,6 +75,7 @@ class Host:
         self._poll = select.poll()
         self._fork_lock = allocate_lock()
         self._is_prepared = False
+        self._mask: Set[Union[int, signal.Signals]] = set()
 
     # ---- life ----
 
@@ -415,6 +416,8 @@ class Host:
         """Only one thread at a time forks, the helper is gone, and nothing is half said. Must not raise: the fork
         would happen all the same."""
         self._fork_lock.acquire()
+        # A SIGTERM to the newborn waits until it is deadly there: the host's own handler would swallow it.
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         self._is_prepared = False
         try:
             if not self.forked:
@@ -432,13 +435,18 @@ class Host:
             _spare_false_warning()
         if not self.forked and not self.helper.start():
             self.report("no thread left for the helper: children's output and new daemons wait until there is one")
+        mask = self._mask
         self._fork_lock.release()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _after_fork_in_child(self) -> None:
-        """A child holds nothing of the host's: whoever connects must not find it in its place."""
         self._fork_lock = allocate_lock()
-        if self.forked:
-            return
+        if not self.forked:
+            self._become_child()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _become_child(self) -> None:
+        """A child holds nothing of the host's: whoever connects must not find it in its place."""
         self.forked = True
         self._main_thread = get_ident()
         border.become_child()
