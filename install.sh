@@ -126,6 +126,34 @@ state_directory() {
     printf '%s\n' "$state_home/omega-sessiond"
 }
 
+# Prints the pids of the sessions' processes of a state directory.
+running_hosts() {
+  for launch in "$1"/sessions/*/launch.json; do
+    [ -e "$launch" ] || continue
+    # By standard input: the pattern must not stand in a command line itself.
+    for process in $(printf '%s\n' "$launch" | grep -lFf - /proc/[0-9]*/cmdline 2>/dev/null); do
+      if grep -qF hosts/main.py "$process" 2>/dev/null; then
+        process=${process#/proc/}
+        printf '%s\n' "${process%/cmdline}"
+      fi
+    done
+  done
+}
+
+# Ends the sessions that go on without daemon and systemd, when the program that could end them is gone already.
+end_hosts() {
+  tries=100
+  for pid in $(running_hosts "$1"); do kill -s TERM "$pid" 2>/dev/null || true; done
+  while [ -n "$(running_hosts "$1")" ]; do
+    if [ "$tries" = 0 ]; then
+      for pid in $(running_hosts "$1"); do kill -s KILL -- "-$pid" 2>/dev/null || true; done
+      return
+    fi
+    tries=$((tries - 1))
+    sleep 0.1
+  done
+}
+
 # By name and no more: SESSION_DIR may be a directory that holds other things too.
 remove_state() {
   for name in journal.db journal.db-wal journal.db-shm daemon.lock daemon.log token sessions run; do
@@ -173,9 +201,9 @@ uninstall_program() {
   fi
   if [ -x "$bin/omegactl" ] && is_ours "$bin/omegactl"; then
     if [ "$purge" = yes ]; then
-      "$bin/omegactl" service stop --sessions >/dev/null || warn "could not end every session"
+      told=$("$bin/omegactl" service stop --sessions 2>&1) || warn "could not end every session: $told"
     else
-      "$bin/omegactl" service stop >/dev/null || warn "could not stop the daemon"
+      told=$("$bin/omegactl" service stop 2>&1) || warn "could not stop the daemon: $told"
     fi
   fi
   if [ "$purge" = yes ] && [ -z "$(why_no_manager)" ]; then
@@ -188,6 +216,7 @@ uninstall_program() {
   rm -rf "$app"
   say "omega-sessiond is removed."
   if [ "$purge" = yes ]; then
+    end_hosts "$state"
     remove_state "$state"
     say "Its sessions, state and settings are removed too."
   elif [ -e "$state" ]; then
@@ -408,7 +437,7 @@ os.replace(new, link)
     # shellcheck disable=SC2086 # lines become words
     install_units $changed
   elif [ "$upgraded" = yes ]; then
-    "$bin/omegactl" service restart >/dev/null || warn "the daemon of the earlier version could not be restarted"
+    told=$("$bin/omegactl" service restart 2>&1) || warn "the daemon of the earlier version could not be restarted: $told"
   fi
   remove_old_versions
 

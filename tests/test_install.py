@@ -175,6 +175,27 @@ def test_uninstall_keeps_state_unless_told(here: Here, source: Path) -> None:
     assert [path for path in files if here.place.cache_home not in path.parents] == []
 
 
+def test_purge_after_uninstall_ends_the_sessions_that_went_on(here: Here, source: Path) -> None:
+    """Where an uninstall left sessions running, a later --purge ends them, idle and busy, without the program."""
+    assert here.install(source).returncode == 0
+    here.omegactl("exec", "idle", "-c", "x = 5")
+    here.omegactl("exec", "busy", "--detach", "-c", "import time; time.sleep(600)")
+    pids = [json.loads(here.omegactl("show", name, "--json"))["pid"] for name in ("idle", "busy")]
+    assert here.install(source, "--uninstall").returncode == 0
+    assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    done = here.install(source, "--uninstall", "--purge")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not any(f"{here.place.state_dir}/".encode() in _command_line(pid) for pid in pids)
+    assert not here.place.state_dir.exists()
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def test_awkward_home_and_shared_state_directory(place: Place, source: Path, pip_cache: dict[str, str]) -> None:
     """A long home with blanks gets working commands; --purge spares what else lies in SESSION_DIR."""
     place.home = place.base / ("a long way home " * 6).strip()
