@@ -99,7 +99,7 @@ class Unauthorized(OmegaError):
     code = "unauthorized"
     http_status = 401
     exit_code = 3
-    hint = "Send 'Authorization: Bearer TOKEN' with the token of the file that docs/systemd.md names."
+    hint = "Send 'Authorization: Bearer TOKEN' with the text of the file 'token' in the state directory."
 
 
 class Forbidden(OmegaError):

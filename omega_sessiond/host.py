@@ -96,6 +96,11 @@ def base_python() -> str:
     return getattr(sys, "_base_executable", "") or sys.executable
 
 
+def left(bye: str) -> str:
+    """What a host's last word means, for people."""
+    return "ended in order by SIGTERM" if bye == "SIGTERM" else f"left: {bye}"
+
+
 def scrub(environ: dict[str, str]) -> dict[str, str]:
     """An environment without what was meant for the daemon."""
     return {name: value for name, value in environ.items() if not name.startswith(SCRUBBED)}
@@ -326,7 +331,7 @@ class Host:
     def describe_death(self, exit: Exit, bye: str | None, oom_killed: bool | None) -> Death:
         """Why the host is dead, as far as it can be known. `oom_killed` is the kernel's word (cgroup v2), if any."""
         if bye is not None:
-            return Death(f"left: {bye}", "left")
+            return Death(left(bye), "left")
         if oom_killed and exit.signal in (signal.SIGKILL, None) and exit.status is None:
             return Death("killed: out of memory" + self._memory_words(exit), "out_of_memory")
         if exit.signal == signal.SIGKILL and self._near_limit(exit):

@@ -863,7 +863,7 @@ class Keeper:
         if host is not None:
             return host.describe_death(exit, bye, self._oom_kill_seen())
         if bye is not None:
-            return Death(f"left: {bye}", "left")
+            return Death(hosts.left(bye), "left")
         kept = live.record.host
         if kept is not None and kept.boot_id != boot_id():
             return Death("the machine was restarted", "unknown")
