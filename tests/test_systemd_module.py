@@ -322,10 +322,12 @@ def test_usage_comes_from_the_scope(limiting_manager: UserManager) -> None:
 from omega_sessiond.usage import sample
 async def main():
     scopes = await connected()
-    code = "x = bytearray(40 << 20); sum(range(3000000)); print(1, flush=True); input()"
+    code = "input(); x = bytearray(40 << 20); sum(range(3000000)); print(1, flush=True); input()"
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     await scopes.start(UNIT, child.pid, "tried", Limits(256 << 20, 50), 1.0)
+    child.stdin.write(b"\\n")  # what it has before the scope is charged elsewhere
+    child.stdin.flush()
     child.stdout.readline()
     usage = sample(child.pid)
     child.communicate(b"\\n")
