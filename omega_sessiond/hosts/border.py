@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 from _thread import get_ident
+from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
@@ -75,6 +76,19 @@ def call_user(function: Callable[..., Any], *args: Any) -> Any:
 
 
 _BORDERS = (run_user.__code__, call_user.__code__)
+
+
+def import_late(name: str) -> ModuleType:
+    """A module that the host itself needs, and not at once. A file of that name in the session's directory is passed
+    over: it is for the session's code to ask for what lies there."""
+    if name in sys.modules:
+        return sys.modules[name]
+    path = sys.path
+    sys.path = [entry for entry in path if entry]
+    try:
+        return import_module(name)
+    finally:
+        sys.path = path
 
 
 def _in_user_code(frame: Optional[FrameType]) -> bool:

@@ -120,8 +120,7 @@ def inspect(code: str, cursor: int, namespace: Dict[str, Any]) -> Frame:
 
 
 def _describe(name: str, value: Any) -> str:
-    import inspect as inspection
-
+    inspection: Any = border.import_late("inspect")
     lines = []
     if callable(value):
         try:

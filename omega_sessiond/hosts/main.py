@@ -57,10 +57,10 @@ def main(arguments: list[str]) -> int:
         return EXIT_USAGE
     restore_limit(launch.get("nofile"))
     sys.argv = [""]
-    if _HAS_SCRIPT_DIRECTORY:
-        sys.path.insert(0, "")
     host = loop.Host(launch["session"], launch["log"], listener, trouble, launch["head_bytes"], launch["tail_bytes"])
     host.start(engines[launch["engine"]](host.output, host.ask))
+    if _HAS_SCRIPT_DIRECTORY:
+        sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it
     try:
         host.serve()
     except BaseException:  # the outermost edge: a defect, or descriptors that the session's code closed

@@ -83,6 +83,8 @@ def describe(error: BaseException) -> ErrorReport:
 
 def _format(error: BaseException) -> List[str]:
     kind = type(error)
+    for name in ("ast", "unicodedata"):  # what traceback would look for in the session's directory first
+        border.import_late(name)
     if isinstance(error, SyntaxError) and error.__traceback__ is None:
         return traceback.format_exception_only(kind, error)
     return traceback.format_exception(kind, error, error.__traceback__)
