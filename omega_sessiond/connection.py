@@ -12,7 +12,9 @@ import errno
 import logging
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
@@ -137,7 +139,7 @@ class Connection(IOStream):
         if self.closed():
             return
         replied = self.exchange is not None and self.exchange.replied_at is not None
-        self._hub.linger(self.socket.dup(), b"" if replied else self._hub.refusal(error))
+        self._hub.linger(self.socket.dup(), self.door, b"" if replied else self._hub.refusal(error))
         self.close()
 
 
@@ -165,7 +167,11 @@ class Hub(HTTPServerConnectionDelegate):
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self._listeners: dict[socket.socket, Door] = {}
-        self._is_wanted = self._is_accepting = False
+        self._is_wanted = False
+        self._accepting: set[socket.socket] = set()
+        self._held: Counter[Door] = Counter()
+        """Sockets that came in by each door, refused ones that are still read included. Each door has room of its own:
+        strangers, whom TCP lets in until they fail to show the token, must not keep the user from the Unix socket."""
         self._lingering: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         # No time-outs of Tornado's: they cost a timer per request, and say nothing to the client.
@@ -184,21 +190,22 @@ class Hub(HTTPServerConnectionDelegate):
         self._resume()
 
     def _resume(self) -> None:
-        if not self._is_wanted or self._is_accepting:
+        if not self._is_wanted:
             return
-        self._is_accepting = True
         for listener, door in self._listeners.items():
-            self._loop.add_reader(listener.fileno(), self._accept_from, listener, door)
+            if listener not in self._accepting and self._held[door] < self._max_connections:
+                self._accepting.add(listener)
+                self._loop.add_reader(listener.fileno(), self._accept_from, listener, door)
 
     def pause(self) -> None:
         """Accept nothing; who connects waits in the kernel's queue."""
         self._is_wanted = False
-        self._suspend()
-
-    def _suspend(self) -> None:
-        self._is_accepting = False
         for listener in self._listeners:
-            self._loop.remove_reader(listener.fileno())
+            self._suspend(listener)
+
+    def _suspend(self, listener: socket.socket) -> None:
+        self._accepting.discard(listener)
+        self._loop.remove_reader(listener.fileno())
 
     def take_waiting(self) -> None:
         """Accept who is in the kernel's queues now."""
@@ -214,8 +221,8 @@ class Hub(HTTPServerConnectionDelegate):
 
     def _accept_from(self, listener: socket.socket, door: Door) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if len(self.connections) + len(self._lingering) >= self._max_connections:
-                self._suspend()
+            if self._held[door] >= self._max_connections:
+                self._suspend(listener)
                 return
             if not self._accept_one(listener, door):
                 return
@@ -229,11 +236,12 @@ class Hub(HTTPServerConnectionDelegate):
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
             log.warning("cannot accept a connection: %s", error.strerror)
-            self._suspend()
+            self._suspend(listener)
             self._loop.call_later(NO_DESCRIPTORS_PAUSE_S, self._resume)
             return False
         connection = Connection(accepted, self, door)
         self.connections.add(connection)
+        self._held[door] += 1
         HTTP1ServerConnection(connection, self._params).start_serving(self)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
@@ -258,7 +266,9 @@ class Hub(HTTPServerConnectionDelegate):
         assert isinstance(server_conn, HTTP1ServerConnection)
         connection = server_conn.stream
         assert isinstance(connection, Connection)
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self._held[connection.door] -= 1
         if connection.exchange is not None:
             connection.exchange.gone()
             connection.exchange = None
@@ -286,11 +296,12 @@ class Hub(HTTPServerConnectionDelegate):
         if self.connections:
             self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
 
-    def linger(self, detached: socket.socket, reply: bytes) -> None:
+    def linger(self, detached: socket.socket, door: Door, reply: bytes) -> None:
         """Send `reply` on a socket of ours, read what still comes, close it."""
         task = self._loop.create_task(self._linger(detached, reply))
         self._lingering.add(task)
-        task.add_done_callback(self._lingered)
+        self._held[door] += 1
+        task.add_done_callback(partial(self._lingered, door))
 
     async def _linger(self, detached: socket.socket, reply: bytes) -> None:
         try:
@@ -306,8 +317,9 @@ class Hub(HTTPServerConnectionDelegate):
         finally:
             detached.close()
 
-    def _lingered(self, task: asyncio.Task[None]) -> None:
+    def _lingered(self, door: Door, task: asyncio.Task[None]) -> None:
         self._lingering.discard(task)
+        self._held[door] -= 1
         self.changed.set()
         self._resume()
 
