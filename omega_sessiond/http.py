@@ -215,12 +215,12 @@ class Exchange(Receiver):
         self._closes = wish != "keep-alive" if self._is_1_0 else wish == "close"
         self._accept = headers.get("Accept", "")
         length, is_chunked = headers.get("Content-Length", ""), "Transfer-Encoding" in headers
+        announced = int(length[:19]) if length.isascii() and length.isdigit() else 0
         try:
             self._admit(start_line, headers, has_body=is_chunked or length not in ("", "0"))
-            if length.isdigit() and int(length[:19]) > self._front.max_body_bytes:
+            if announced > self._front.max_body_bytes:
                 raise BodyTooLarge(f"The body is larger than {self._front.max_body_bytes} bytes")
         except OmegaError as error:
-            announced = int(length[:19]) if length.isdigit() else 0
             is_long = is_chunked or "Expect" in headers or announced > READ_AND_REFUSED_BYTES
             if is_long or isinstance(error, Forbidden | Unauthorized | BodyTooLarge):
                 self._refuse_unread(error)

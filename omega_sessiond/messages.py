@@ -44,8 +44,8 @@ def _iso(utc: datetime) -> str:
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What a session may use; None is no limit of ours."""
 
-    memory_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024)] | None = None
-    tasks: Annotated[int, Meta(ge=8)] | None = None
+    memory_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024, le=2**62)] | None = None
+    tasks: Annotated[int, Meta(ge=8, le=2**31)] | None = None
     cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] | None = None
 
 
@@ -138,6 +138,8 @@ class _Request(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+Id = Annotated[int, Meta(ge=0, le=2**62)]
+"""Of an execution or event, as a request names it: what the journal can hold."""
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Labels = dict[Annotated[str, Meta(min_length=1, max_length=63)], Annotated[str, Meta(max_length=256)]]
 
@@ -179,7 +181,7 @@ class PatchSession(_Request, frozen=True):
 class InterruptRequest(_Request, frozen=True):
     """Which execution (None: the running one) and how long to wait for it to yield."""
 
-    execution_id: int | None = None
+    execution_id: Id | None = None
     wait_s: Seconds = 2.0
 
 
@@ -192,7 +194,7 @@ class EndRequest(_Request, frozen=True):
 class InputRequest(_Request, frozen=True):
     """An answer to input(): a line without its newline, or None for end of file."""
 
-    execution_id: int
+    execution_id: Id
     text: str | None
 
 

@@ -23,6 +23,7 @@ from omega_sessiond.messages import (
     EndRequest,
     ExecuteRequest,
     Execution,
+    Id,
     InputRequest,
     InspectRequest,
     InterruptRequest,
@@ -37,7 +38,6 @@ from omega_sessiond.service import Service
 MAX_HEADER_VALUE = 4096
 """Of a header we make: clients refuse lines of 64 KiB, some of 8."""
 
-Id = Annotated[int, Meta(ge=0, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
