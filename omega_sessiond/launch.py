@@ -205,8 +205,7 @@ def log_tail(state_dir: str) -> str:
 def make_private_dir(path: str) -> None:
     """A directory of ours alone; one that exists must be that already. Raises RuntimeDirError."""
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.mkdir(path, 0o700)
+        paths.make_private(path)
     except FileExistsError:
         pass
     except OSError as error:
@@ -329,7 +328,8 @@ def _start_daemon(state_dir: str, path: str, lock: int) -> int:
             setsigdef=(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE),
         )
     except OSError as error:
-        raise OmegaError(f"Cannot start the daemon: {error.strerror}", hint="Run 'omegactl doctor'.") from None
+        where = f": {error.filename}" if error.filename else ""
+        raise OmegaError(f"Cannot start the daemon: {error.strerror}{where}", hint="Run 'omegactl doctor'.") from None
     finally:
         os.close(listener)
         if log >= 0:

@@ -31,12 +31,11 @@ PATIENCE_S = 20.0
 def make_private(directory: str) -> None:
     """Create a directory 0700, or hold an existing one against that. Raises RuntimeDirError with the remedy."""
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        try:
+            paths.make_private(directory)
+        except FileExistsError:
+            pass
         status = os.lstat(directory)
-    except FileExistsError:
-        raise RuntimeDirError(
-            f"{directory} is not a directory", hint=f"Move it away: mv {directory}{{,.old}}"
-        ) from None
     except OSError as error:
         raise RuntimeDirError(
             f"Cannot create {error.filename or directory}: {error.strerror}",
@@ -44,6 +43,8 @@ def make_private(directory: str) -> None:
         ) from None
     if stat.S_ISLNK(status.st_mode):
         raise RuntimeDirError(f"{directory} is a symbolic link", hint=f"Remove the link: rm {directory}")
+    if not stat.S_ISDIR(status.st_mode):
+        raise RuntimeDirError(f"{directory} is not a directory", hint=f"Move it away: mv {directory}{{,.old}}")
     if status.st_uid != os.getuid():
         raise RuntimeDirError(
             f"{directory} belongs to uid {status.st_uid}, not to yours ({os.getuid()})",

@@ -40,6 +40,22 @@ def _xdg(variable: str, fallback: str) -> str:
     return value if value.startswith("/") else home() + fallback
 
 
+def make_private(path: str) -> None:
+    """Make a directory, 0700, and whatever is missing above it, 0700 too as the specification asks: whoever can write
+    there could put another in its place. Raises OSError, FileExistsError where it is there already."""
+    try:
+        posix.mkdir(path, 0o700)
+    except FileNotFoundError:
+        above = path.rstrip("/").rpartition("/")[0]
+        if not above:
+            raise
+        try:
+            make_private(above)
+        except FileExistsError:
+            pass  # made by another process just now
+        posix.mkdir(path, 0o700)
+
+
 def config_file() -> str:
     """The settings file, whether or not it exists."""
     return _xdg("XDG_CONFIG_HOME", "/.config") + "/" + APP + "/config.toml"
