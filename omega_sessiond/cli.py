@@ -20,6 +20,7 @@ from omega_sessiond.errors import OmegaError, RouteNotFound, SessionNotFound, Un
 from omega_sessiond.invocation import Invocation, suggestion
 from omega_sessiond.screen import FORMATS, Screen
 from omega_sessiond.shortcut import Begun
+from omega_sessiond.terminal import one_line
 
 SORT_KEYS = ("name", "state", "engine", "created", "used", "count")
 
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"omegactl: {message}\nomegactl: see '{self.prog} --help'\n")
+        self.exit(2, f"omegactl: {one_line(message)}\nomegactl: see '{self.prog} --help'\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

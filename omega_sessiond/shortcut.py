@@ -105,6 +105,10 @@ def _attempt(begun: Begun, path: str, name: str, code: str) -> None:
     received = bytearray()
     try:
         connection.connect(path)
+        if hasattr(_socket, "SO_PEERCRED"):
+            owner = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8]
+            if int.from_bytes(owner, sys.byteorder) not in (posix.getuid(), 0):
+                return  # nobody else gets to read the code: the long way says whose daemon it is
         begun.sent = True
         connection.sendall(request.encode("ascii"))
         end = -1

@@ -35,6 +35,9 @@ _COLOURS = re.compile(r"[0-9;:]*\Z")
 _MOTION = re.compile(r"[\r\b]")
 _FOLD = re.compile(r"([\r\b]|\x1b[02])")
 _BLANKS = re.compile(r"\s+")
+_REORDERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What tells a terminal to show a line in another order. Within a text of its own that is the text's affair; in a cell
+it would move the rest of the row. Source: Unicode Standard Annex #9, section 2."""
 
 
 def _break_lines(text: str) -> str:
@@ -129,8 +132,8 @@ def sanitize(text: str, *, colors: bool = False, motion: bool = False) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text for a cell of a table: safe, without colours, every run of white space one blank."""
-    return _BLANKS.sub(" ", sanitize(text)).strip()
+    """A text for a cell of a table: safe, without colours and reordering, every run of white space one blank."""
+    return _REORDERING.sub("", _BLANKS.sub(" ", sanitize(text))).strip()
 
 
 def plain(text: str) -> str:
