@@ -83,7 +83,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Annotated[
         int, _setting("Largest request body; a larger one is refused unread.", ge=1024, le=64 * MIB)
     ] = 8 * MIB
-    max_connections: Annotated[int, _setting("Open connections at most; further ones wait.", ge=8, le=100_000)] = 4096
+    max_connections: Annotated[
+        int, _setting("Open connections at most, on each listener; further ones wait.", ge=8, le=100_000)
+    ] = 4096
     idle_connection_s: Annotated[
         float, _setting("A connection that sends nothing, or half a request, is closed after this.", gt=0, le=3600)
     ] = 60.0
@@ -168,6 +170,7 @@ def load(environ: Mapping[str, str] | None = None, file: str | None = None) -> S
 def _read_file(file: str) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
+            _refuse_of_others(file, os.fstat(stream.fileno()))
             text = stream.read()
     except FileNotFoundError:
         return {}
@@ -181,6 +184,14 @@ def _read_file(file: str) -> dict[str, Any]:
         raise ConfigError(f"{file} is not TOML: {error}", hint="Correct the line it names.") from None
     _convert(values, file, strict=True)
     return values
+
+
+def _refuse_of_others(file: str, status: os.stat_result) -> None:
+    """The settings decide which programs run: they must be the user's own, or root's."""
+    if status.st_uid not in (os.getuid(), 0):
+        raise ConfigError(f"{file} belongs to another user (uid {status.st_uid})", hint="Make it yours, or remove it.")
+    if status.st_mode & 0o002:
+        raise ConfigError(f"Everybody can write to {file}", hint=f"chmod o-w {file}")
 
 
 def _convert(values: dict[str, Any], place: str, *, strict: bool) -> Settings:

@@ -325,6 +325,22 @@ def test_links_in_a_sessions_directory_are_not_followed(life: Life, place: Place
     assert target.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda file: file.chmod(0o666), "Everybody can write to"),
+        pytest.param(lambda file: os.chown(file, NOBODY, NOBODY), "belongs to another user", marks=needs_root),
+    ],
+)
+def test_settings_of_others_are_refused(place: Place, spoil: Callable[[Path], None], words: str) -> None:
+    """A settings file that somebody else can change ends the start: it names the programs that sessions run."""
+    daemon = Daemon(place, settings={"python": "/nonexistent/python"})
+    spoil(place.config_home / "omega-sessiond" / "config.toml")
+    daemon.spawn()
+    assert daemon.wait() == 2
+    assert words in daemon.log
+
+
 # ---- secrets ----
 
 ENV_SECRET, CODE_SECRET, ANSWER_SECRET, LINE_SECRET = "env-hunter2", "code-hunter2", "answer-hunter2", "line-hunter2"
