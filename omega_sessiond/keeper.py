@@ -12,15 +12,16 @@ import os
 import time
 from collections.abc import Coroutine
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from omega_sessiond import host as hosts
-from omega_sessiond import paths, usage, wire
+from omega_sessiond import paths, wire
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
+from omega_sessiond.containment import Containment
 from omega_sessiond.errors import HostFailed, JournalError, OmegaError
 from omega_sessiond.feed import Feed
 from omega_sessiond.host import Death, Host, Launch
@@ -29,25 +30,19 @@ from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import (
     UNFINISHED,
     Bye,
-    ErrorValue,
     HostFrame,
     HostHello,
     InputFrame,
-    InputRequested,
-    LateOutput,
-    Limits,
     Lost,
     OutputFrame,
     Reply,
     ResultFrame,
-    SessionChanged,
     Step,
-    Stream,
     Took,
-    iso,
     now,
 )
 from omega_sessiond.process import Exit, boot_id
+from omega_sessiond.recorder import Recorder
 
 log = logging.getLogger("omega_sessiond.keeper")
 
@@ -62,10 +57,6 @@ TIMEOUT_GRACE_S = 5.0
 
 RECONNECT_S = (0.02, 2.0)
 """First and longest pause between attempts to reach a host that lives and does not answer."""
-
-LATE_KEPT_BYTES = 16 * 1024 * 1024
-"""Output between two commands that is kept, from its start. It has no bound of its own at the host, and its events
-count for little in `events_kept`."""
 
 DISMISS_S = 2.0
 """Time for a host that nobody recorded to leave when asked; it has done nothing, so it answers at once or never."""
@@ -92,22 +83,19 @@ class Keeper:
         self.by_name: dict[str, Live] = {}
         self.work: dict[int, tuple[Live, Work]] = {}
         self.feed = Feed(journal)
-        self.scopes: hosts.Scopes | None = None
+        self.containment = Containment(settings)
         self.trouble: str | None = None
         self.is_stopping = False
         self._settings = settings
         self._journal = journal
+        self.recorder = Recorder(journal)
         self._trouble_fd = trouble_fd
         self._umask = umask
         self._dies_with_its_unit = dies_with_its_unit
         self._state_dir = settings.state_dir
         self._tasks: set[asyncio.Task[None]] = set()
         self._births = asyncio.Semaphore(2 * (os.cpu_count() or 1) + 2)
-        self._scopes_asked: asyncio.Task[None] | None = None
-        self._no_scopes_reason = "not asked yet"
         self._commits = 0
-        self._slice_cgroup: str | None = None
-        self._oom_kills: int | None = None
 
     # ---- life ----
 
@@ -160,7 +148,7 @@ class Keeper:
         unit = hosts.unit_name(record.name, self._state_dir)
         if not live.host.scope and live.host.process.is_in_unit(unit):
             live.host.scope = unit
-        self._watch_slice(live.host)
+        self.containment.watch(live.host)
         self._listen(live, live.host)
         self._spawn(self._reconnect(live, live.host))
 
@@ -208,7 +196,8 @@ class Keeper:
         for task in list(self._tasks):
             task.cancel()
         for live in self.by_name.values():
-            self._disarm(live)
+            for work in live.work.values():
+                work.disarm()
             if live.host is not None:
                 self._acknowledge(live)
                 live.host.detach()
@@ -248,7 +237,7 @@ class Keeper:
             ended: list[Work] = []
             with self._journal.atomic():
                 if fields:
-                    self.update(live, **fields)
+                    self.recorder.update(live, **fields)
                 for effect in ends:
                     ended += self._settle(live, effect)
             for work in ended:
@@ -272,10 +261,10 @@ class Keeper:
             case decide.Cancel(ids, reason):
                 ended = [live.work[id] for id in ids]
                 for work in ended:
-                    self._settle_one(live, work, "cancelled", reason)
+                    self.recorder.settle(live, work, "cancelled", reason)
             case decide.Died(id):
                 ended = [live.work[id]]
-                self._settle_one(live, ended[0], "died", live.end_reason or live.death_code)
+                self.recorder.settle(live, ended[0], "died", live.end_reason or live.death_code)
         return ended
 
     def _begin(self, live: Live, work: Work) -> None:
@@ -285,7 +274,7 @@ class Keeper:
             with self._journal.atomic():
                 self._journal.start(record, row.id, at, record.lost)
                 if record.lost is not None:
-                    self.update(live, lost=None)
+                    self.recorder.update(live, lost=None)
             work.record = row = replace(row, status="running", started_at=at, lost=record.lost)
             self.committed()
         assert live.host is not None
@@ -309,30 +298,12 @@ class Keeper:
             loop = asyncio.get_running_loop()
             work.timeout = loop.call_later(TIMEOUT_GRACE_S, work.release)
 
-    def _settle_one(self, live: Live, work: Work, status: Literal["cancelled", "died"], reason: str) -> None:
-        error = None
-        if reason == "host_failed" and live.start_failure:
-            error = ErrorValue("HostFailed", live.start_failure, "")
-        elif status == "died":
-            error = ErrorValue("HostDied", live.record.state_reason or "", "")
-        row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
-        self._finish(live, work, row)
-        if status == "cancelled" and row.lost is not None:  # the next command is to tell of it
-            self.update(live, lost=row.lost)
-
     def forget(self, live: Live, work: Work) -> None:
         """An execution has ended: release what it holds and those who wait for it."""
-        if work.timeout is not None:
-            work.timeout.cancel()
-            work.timeout = None
+        work.disarm()
         live.work.pop(work.record.id, None)
         self.work.pop(work.record.id, None)
         work.release()
-
-    def update(self, live: Live, **fields: object) -> None:
-        """Change a session's record, in the journal and here."""
-        self._journal.update_session(live.record.id, **fields)
-        live.record = replace(live.record, **fields)
 
     def committed(self) -> None:
         """Something new stands in the journal."""
@@ -345,20 +316,12 @@ class Keeper:
             except JournalError as error:  # there is a next time; what was committed is
                 self.trouble = error.message
 
-    def changed(self, live: Live) -> SessionChanged:
-        record = live.record
-        pid = live.host.pid if live.host is not None else None
-        reason = live.note or record.state_reason
-        return SessionChanged(
-            now(), record.id, record.name, live.session.state, reason, pid, record.limits, record.labels
-        )
-
     def announce(self, live: Live) -> None:
         """Tell the feed of a state that no execution's event tells of."""
         if live.is_deleted:
             return
         try:
-            self._journal.append(self.changed(live))
+            self._journal.append(self.recorder.changed(live))
         except JournalError as error:
             log.error("session %s: %s", live.record.name, error.message)
             self.trouble = error.message
@@ -387,7 +350,7 @@ class Keeper:
         if host is None:
             return []
         live.end_reason = reason
-        steps = await host.end(self.scopes if host.scope else None, budget_s, at_rest=at_rest)
+        steps = await host.end(self.containment.scopes if host.scope else None, budget_s, at_rest=at_rest)
         while live.host is host:  # until what it left is read and its place is clear
             live.settled.clear()
             await live.settled.wait()
@@ -420,13 +383,13 @@ class Keeper:
                         continue
                     seq = frame.seq
                     fresh.append(frame)
-                    self._commit_frame(live, frame, at)
+                    self.recorder.frame(live, frame, at)
                 if fresh:
                     counts = [frame.count for frame in fresh if isinstance(frame, ResultFrame)]
                     if counts:
-                        self.update(live, host_seq=seq, execution_count=record.execution_count + len(counts))
+                        self.recorder.update(live, host_seq=seq, execution_count=record.execution_count + len(counts))
                     else:
-                        self.update(live, host_seq=seq)
+                        self.recorder.update(live, host_seq=seq)
         except JournalError as error:
             self._recover(live, error)
             return False
@@ -449,70 +412,6 @@ class Keeper:
             self._acknowledge_soon(live)
         return True
 
-    def _commit_frame(self, live: Live, frame: HostFrame, at: str) -> None:
-        record, journal = live.record, self._journal
-        match frame:
-            case OutputFrame(_, id, stream, offset, text):
-                work = live.work.get(id)
-                if work is None:
-                    self._commit_late(live, stream, text, at)
-                else:
-                    journal.add_output(record, id, stream, offset, text, at)
-                    work.keep(frame)
-            case InputFrame(_, id, prompt, secret):
-                work = live.work.get(id)
-                if work is not None:
-                    work.secret, work.record = secret, replace(work.record, status="waiting_input")
-                    journal.waiting(id, True)
-                    journal.append(InputRequested(at, record.id, record.name, id, prompt, secret))
-            case ResultFrame():
-                work = live.work.get(frame.id)
-                if work is not None:
-                    self._commit_result(live, work, frame)
-
-    def _commit_late(self, live: Live, stream: Stream, text: str, at: str) -> None:
-        """Keep output of no execution, up to a bound: a background thread can print for ever."""
-        record, before = live.record, live.late_bytes
-        live.late_bytes += len(text.encode())
-        if live.late_bytes <= LATE_KEPT_BYTES:
-            self._journal.append(LateOutput(at, record.id, record.name, stream, text))
-        elif before <= LATE_KEPT_BYTES:
-            text = f"[… more output is dropped until the next command ends: {LATE_KEPT_BYTES} bytes are kept …]\n"
-            self._journal.append(LateOutput(at, record.id, record.name, stream, text))
-
-    def _commit_result(self, live: Live, work: Work, frame: ResultFrame) -> None:
-        error = frame.error
-        row = replace(
-            work.record,
-            status=frame.status,
-            reason=(work.interrupt_reason or "signal") if frame.status == "interrupted" else None,
-            error=None if error is None else ErrorValue(error.name, error.message, error.traceback),
-            finished_at=iso(frame.at),
-            duration_ms=frame.duration_ms,
-            execution_count=frame.count,
-            displayed=frame.displayed,
-            should_exit=frame.should_exit,
-            dropped_bytes=frame.dropped,
-        )
-        live.late_bytes = 0
-        self._finish(live, work, row)
-
-    def _finish(self, live: Live, work: Work, row: ExecutionRecord) -> None:
-        self._journal.finish(
-            live.record,
-            row.id,
-            status=row.status,
-            reason=row.reason,
-            error=row.error,
-            execution_count=row.execution_count,
-            finished_at=row.finished_at or now(),
-            duration_ms=row.duration_ms,
-            displayed=row.displayed,
-            should_exit=row.should_exit,
-            dropped_bytes=row.dropped_bytes,
-        )
-        work.record = row
-
     def _acknowledge_soon(self, live: Live) -> None:
         if live.record.host_seq - live.acknowledged >= ACK_FRAMES:
             self._acknowledge(live)
@@ -526,12 +425,6 @@ class Keeper:
         if live.host is not None and live.record.host_seq > live.acknowledged:
             live.acknowledged = live.record.host_seq
             live.host.acknowledge(live.acknowledged)
-
-    def _disarm(self, live: Live) -> None:
-        for work in live.work.values():
-            if work.timeout is not None:
-                work.timeout.cancel()
-                work.timeout = None
 
     def _recover(self, live: Live, error: JournalError) -> None:
         """The journal refused: nothing was decided. Go back to what it knows; the host keeps its log meanwhile."""
@@ -560,7 +453,8 @@ class Keeper:
                 continue
             live.is_stale = False
             live.refusal = None
-            self._disarm(live)
+            for work in live.work.values():
+                work.disarm()
             if live.host is not None:
                 live.host.disconnect()
             try:
@@ -570,22 +464,6 @@ class Keeper:
             return
 
     # ---- hosts: start, reconnect, death ----
-
-    async def connect_scopes(self) -> None:
-        """Ask once whether a user manager answers."""
-        if self._scopes_asked is None:
-            self._scopes_asked = self._spawn(self._ask_for_scopes())
-        await asyncio.shield(self._scopes_asked)
-
-    async def _ask_for_scopes(self) -> None:
-        from omega_sessiond.systemd import Scopes
-
-        found = await Scopes.connect()
-        if isinstance(found, str):
-            self._no_scopes_reason = found
-            log.info("sessions get no scope of their own: %s", found)
-        else:
-            self.scopes = found
 
     async def _start_host(self, live: Live) -> None:
         try:
@@ -604,65 +482,31 @@ class Keeper:
                 live.host = host
                 process = host.process
                 kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
-                self.update(live, host=kept, host_seq=0, state_reason=None)
+                self.recorder.update(live, host=kept, host_seq=0, state_reason=None)
                 live.taken = live.acknowledged = 0
                 live.note = live.end_reason = None
-                await self.connect_scopes()
                 self._listen(live, host)
                 host.on_death = lambda exit: None
-                if self.scopes is not None:
-                    await self._enter_scope(live, host, self.scopes)
+                await self.containment.enter(live, host)
                 hello = await host.connect(0, settings.host_start_s)
             if not host.speaks_our_wire:
                 raise HostFailed(f"its process speaks wire {hello.wire}, this daemon wire {wire.WIRE}")
             kept = HostRecord(*hosts.record_fields(process), scope=host.scope, engine_version=hello.engine_version)
-            self.update(live, host=kept)
-            self.note_limits(live)
+            self.recorder.update(live, host=kept)
+            self.containment.note_limits(live)
         except JournalError as error:
             await self._start_refused(live, host, error)
             return
         except OmegaError as error:
             await self._start_failed(live, host, error)
             return
-        self._watch_slice(host)
+        self.containment.watch(host)
         self._listen(live, host)
         self.handle(live, decide.HostStarted())
         live.settled.set()
         self.announce(live)
         if process.exit is not None:
             self._dead(live, host, process.exit)
-
-    async def _enter_scope(self, live: Live, host: Host, scopes: hosts.Scopes) -> None:
-        record = live.record
-        unit = hosts.unit_name(record.name, self._state_dir)
-        try:
-            await host.enter_scope(scopes, unit, f"omega session {record.name}", self._settings.stop_budget_s)
-            await self.apply_limits(live)
-        except OmegaError as error:
-            if host.process.exit is not None:
-                raise HostFailed("The session's process ended at once") from None
-            live.note = f"not in a scope of its own: {error.message}"
-            log.warning("session %s: %s", record.name, live.note)
-
-    async def apply_limits(self, live: Live) -> None:
-        """Give the scope of a session's host the limits that the session has by now: they can change meanwhile."""
-        host = live.host
-        while host is not None and live.host is host and host.limits != live.record.limits:
-            limits = live.record.limits
-            if host.scope:
-                await self.connect_scopes()
-                if self.scopes is not None:
-                    await self.scopes.set_limits(host.scope, limits)
-            elif live.is_starting:
-                return  # its scope is being made; who makes it calls this afterwards
-            host.limits = limits
-
-    def note_limits(self, live: Live) -> None:
-        limited = live.record.limits != Limits()
-        if live.host is not None and limited and not live.host.scope:
-            live.note = f"limits are not enforced: {self._no_scopes_reason}"
-        elif live.note is not None and live.note.startswith("limits"):
-            live.note = None
 
     async def _start_failed(self, live: Live, host: Host | None, error: OmegaError) -> None:
         message = error.message
@@ -671,7 +515,7 @@ class Keeper:
             await host.process.ended(None)
             trouble = host.birth_trouble(self._state_dir)
             message = f"{live.record.python} did not become a session: {trouble or error.message}"
-            await self._clear_scope(live, host.scope)
+            await self.containment.clear(live, host.scope)
         log.warning("session %s: %s", live.record.name, message)
         live.host, live.start_failure = None, message
         reason = f"could not be started: {message}"
@@ -736,7 +580,7 @@ class Keeper:
                 return
             live.connected_at = asyncio.get_running_loop().time()
             live.note = None
-            self.note_limits(live)
+            self.containment.note_limits(live)
             live.taken = max(live.taken, hello.last_taken)
             try:
                 waiting = self._compare(live, hello)
@@ -761,7 +605,8 @@ class Keeper:
                 if row.status == "queued":
                     continue
                 if row.id > hello.last_taken:
-                    self._unbegin(live, work)
+                    self.recorder.unbegin(live, work)
+                    work.disarm()
                     continue
                 asks = row.status == "waiting_input" if hello.asks is None else hello.asks == row.id
                 waiting = asks and hello.running != 0
@@ -770,18 +615,6 @@ class Keeper:
                 work.record = replace(row, status="waiting_input" if waiting else "running")
                 work.secret = hello.secret
         return waiting
-
-    def _unbegin(self, live: Live, work: Work) -> None:
-        """The host has not taken it: its time begins anew when it does, and what it would have told of a loss is yet
-        to be told."""
-        row = work.record
-        self._journal.requeue(row.id)
-        if row.lost is not None:
-            self.update(live, lost=row.lost)
-        work.record = replace(row, status="queued", started_at=None, lost=None)
-        if work.timeout is not None:
-            work.timeout.cancel()
-            work.timeout = None
 
     def _dead(self, live: Live, host: Host, exit: Exit) -> None:
         if live.host is host:
@@ -826,7 +659,7 @@ class Keeper:
         begun = (row.id for row in self._journal.unfinished(record.id) if row.output_bytes)
         last_taken = max(last_taken, *begun, 0)
         scope = host.scope if host is not None else record.host.scope if record.host is not None else ""
-        await self._clear_scope(live, scope)
+        await self.containment.clear(live, scope)
         death = self._why(live, host, exit, bye)
         live.death_code = "out_of_memory" if death.code == "out_of_memory" else "host_died"
         reason = death.reason
@@ -846,44 +679,17 @@ class Keeper:
             live.settled.set()
             self.announce(live)
 
-    async def _clear_scope(self, live: Live, scope: str) -> None:
-        """What the host left running goes with it; its successor needs the name."""
-        if not scope:
-            return
-        await self.connect_scopes()
-        if self.scopes is not None:
-            try:
-                await self.scopes.stop(scope)
-            except OmegaError as error:
-                log.warning("session %s: cannot clear %s: %s", live.record.name, scope, error.message)
-
     def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> Death:
         if live.end_reason is not None:
             return Death(f"{live.end_reason} by request", "killed")
         if host is not None:
-            return host.describe_death(exit, bye, self._oom_kill_seen())
+            return host.describe_death(exit, bye, self.containment.oom_kill_seen())
         if bye is not None:
             return Death(hosts.left(bye), "left")
         kept = live.record.host
         if kept is not None and kept.boot_id != boot_id():
             return Death("the machine was restarted", "unknown")
         return Death("its process ended while no daemon watched, cause unknown", "unknown")
-
-    def _watch_slice(self, host: Host) -> None:
-        """Remember where the kernel counts its kills for memory among all sessions. The slice outlives the scope, in
-        which the count of a dead host is gone."""
-        if self._slice_cgroup is None and host.scope:
-            scope_cgroup = usage.cgroup_of(host.pid)
-            if scope_cgroup is not None:
-                self._slice_cgroup = scope_cgroup.rpartition("/")[0]
-                self._oom_kills = usage.oom_kills(self._slice_cgroup)
-
-    def _oom_kill_seen(self) -> bool:
-        """Whether the kernel has killed for memory since this was asked last; False where it does not count."""
-        if self._slice_cgroup is None:
-            return False
-        before, self._oom_kills = self._oom_kills, usage.oom_kills(self._slice_cgroup)
-        return before is not None and self._oom_kills is not None and self._oom_kills > before
 
 
 async def _first(work: Coroutine[Any, Any, object], timeout_s: float) -> None:

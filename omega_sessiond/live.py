@@ -42,6 +42,12 @@ class Work(Struct, eq=False):
         else:
             self.pieces.append((frame.s, frame.off, frame.text))
 
+    def disarm(self) -> None:
+        """Stop the clock of its time-out."""
+        if self.timeout is not None:
+            self.timeout.cancel()
+            self.timeout = None
+
     def release(self) -> None:
         """Tell everyone who waits to look."""
         waiters, self.waiters = self.waiters, []

@@ -280,15 +280,15 @@ class Service:
         try:
             with self._journal.atomic():
                 if fields:
-                    self._keeper.update(live, **fields)
-                self._keeper.note_limits(live)
-                self._journal.append(self._keeper.changed(live))
+                    self._keeper.recorder.update(live, **fields)
+                self._keeper.containment.note_limits(live)
+                self._journal.append(self._keeper.recorder.changed(live))
         except JournalError:
             live.record = before
             raise
         self._keeper.committed()
         if "limits" in fields:
-            await self._keeper.apply_limits(live)
+            await self._keeper.containment.apply_limits(live)
         return self._view(live)
 
     async def delete(self, name: str, request: EndRequest) -> None:
@@ -598,7 +598,7 @@ class Service:
             pid=os.getpid(),
             started_at=self._started_at,
             activation=self._activation,
-            scopes=self._keeper.scopes is not None,
+            scopes=self._keeper.containment.scopes is not None,
             state_dir=self._state_dir,
             config_file=paths.config_file(),
             settings=msgspec.structs.asdict(self._settings),

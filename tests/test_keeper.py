@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from omega_sessiond import config, host, keeper, paths
+from omega_sessiond import config, host, paths, recorder
 from omega_sessiond.journal import Journal
 from omega_sessiond.messages import CreateSession, EndRequest, ExecuteRequest, Execution, InterruptRequest
 from omega_sessiond.process import Process, boot_id, start_time
@@ -183,7 +183,7 @@ def test_newest_history_comes_without_the_rest(tell: Callable[..., None]) -> Non
 
 def test_late_output_has_a_bound_that_is_told(tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Output between two commands is kept up to a bound, where the feed says that more is dropped."""
-    monkeypatch.setattr(keeper, "LATE_KEPT_BYTES", 100_000)
+    monkeypatch.setattr(recorder, "LATE_KEPT_BYTES", 100_000)
 
     async def story(service: Service) -> None:
         code = "import threading\ngo = threading.Event()\ndef late():\n    go.wait()\n"

@@ -252,7 +252,7 @@ def test_limits_that_change_while_a_scope_is_made(tell: Tell) -> None:
     """A PATCH that comes while the scope of a new host is being made reaches that scope."""
 
     async def story(service: Service) -> None:
-        manager = service._keeper.scopes = Manager()
+        manager = service._keeper.containment.scopes = Manager()
         creation = asyncio.create_task(service.create(CreateSession(name="work", limits=Limits(tasks=100))))
         await until(lambda: manager.asked == 1)
         await service.patch("work", PatchSession(limits={"tasks": 50}))
@@ -267,7 +267,7 @@ def test_changes_that_cross(tell: Tell) -> None:
     """Of two PATCHes at once neither takes back what the other changed."""
 
     async def story(service: Service) -> None:
-        manager = service._keeper.scopes = Manager()
+        manager = service._keeper.containment.scopes = Manager()
         manager.may_answer.set()
         await service.create(CreateSession(name="work", limits=Limits(tasks=100)))
         manager.may_answer.clear()

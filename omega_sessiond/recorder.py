@@ -1,0 +1,137 @@
+"""Writes what happens to sessions and executions into the journal, and keeps their records here in step with it.
+
+Decides nothing and tells nobody. The caller opens the transaction; when it fails, the records here are wrong until
+they are read again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from omega_sessiond.journal import ExecutionRecord, Journal
+from omega_sessiond.live import Live, Work
+from omega_sessiond.messages import (
+    ErrorValue,
+    HostFrame,
+    InputFrame,
+    InputRequested,
+    LateOutput,
+    OutputFrame,
+    ResultFrame,
+    SessionChanged,
+    Stream,
+    iso,
+    now,
+)
+
+LATE_KEPT_BYTES = 16 * 1024 * 1024
+"""Output between two commands that is kept, from its start. It has no bound of its own at the host, and its events
+count for little in `events_kept`."""
+
+
+class Recorder:
+    """The one who writes for the keeper."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def update(self, live: Live, **fields: object) -> None:
+        """Change a session's record, in the journal and here."""
+        self._journal.update_session(live.record.id, **fields)
+        live.record = replace(live.record, **fields)
+
+    def changed(self, live: Live) -> SessionChanged:
+        record = live.record
+        pid = live.host.pid if live.host is not None else None
+        reason = live.note or record.state_reason
+        return SessionChanged(
+            now(), record.id, record.name, live.session.state, reason, pid, record.limits, record.labels
+        )
+
+    def frame(self, live: Live, frame: HostFrame, at: str) -> None:
+        """What a host said."""
+        record, journal = live.record, self._journal
+        match frame:
+            case OutputFrame(_, id, stream, offset, text):
+                work = live.work.get(id)
+                if work is None:
+                    self._commit_late(live, stream, text, at)
+                else:
+                    journal.add_output(record, id, stream, offset, text, at)
+                    work.keep(frame)
+            case InputFrame(_, id, prompt, secret):
+                work = live.work.get(id)
+                if work is not None:
+                    work.secret, work.record = secret, replace(work.record, status="waiting_input")
+                    journal.waiting(id, True)
+                    journal.append(InputRequested(at, record.id, record.name, id, prompt, secret))
+            case ResultFrame():
+                work = live.work.get(frame.id)
+                if work is not None:
+                    self._commit_result(live, work, frame)
+
+    def _commit_late(self, live: Live, stream: Stream, text: str, at: str) -> None:
+        """Keep output of no execution, up to a bound: a background thread can print for ever."""
+        record, before = live.record, live.late_bytes
+        live.late_bytes += len(text.encode())
+        if live.late_bytes <= LATE_KEPT_BYTES:
+            self._journal.append(LateOutput(at, record.id, record.name, stream, text))
+        elif before <= LATE_KEPT_BYTES:
+            text = f"[… more output is dropped until the next command ends: {LATE_KEPT_BYTES} bytes are kept …]\n"
+            self._journal.append(LateOutput(at, record.id, record.name, stream, text))
+
+    def _commit_result(self, live: Live, work: Work, frame: ResultFrame) -> None:
+        error = frame.error
+        row = replace(
+            work.record,
+            status=frame.status,
+            reason=(work.interrupt_reason or "signal") if frame.status == "interrupted" else None,
+            error=None if error is None else ErrorValue(error.name, error.message, error.traceback),
+            finished_at=iso(frame.at),
+            duration_ms=frame.duration_ms,
+            execution_count=frame.count,
+            displayed=frame.displayed,
+            should_exit=frame.should_exit,
+            dropped_bytes=frame.dropped,
+        )
+        live.late_bytes = 0
+        self._finish(live, work, row)
+
+    def settle(self, live: Live, work: Work, status: Literal["cancelled", "died"], reason: str) -> None:
+        """The end of an execution that will have no result."""
+        error = None
+        if reason == "host_failed" and live.start_failure:
+            error = ErrorValue("HostFailed", live.start_failure, "")
+        elif status == "died":
+            error = ErrorValue("HostDied", live.record.state_reason or "", "")
+        row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
+        self._finish(live, work, row)
+        if status == "cancelled" and row.lost is not None:  # the next command is to tell of it
+            self.update(live, lost=row.lost)
+
+    def _finish(self, live: Live, work: Work, row: ExecutionRecord) -> None:
+        self._journal.finish(
+            live.record,
+            row.id,
+            status=row.status,
+            reason=row.reason,
+            error=row.error,
+            execution_count=row.execution_count,
+            finished_at=row.finished_at or now(),
+            duration_ms=row.duration_ms,
+            displayed=row.displayed,
+            should_exit=row.should_exit,
+            dropped_bytes=row.dropped_bytes,
+        )
+        work.record = row
+
+    def unbegin(self, live: Live, work: Work) -> None:
+        """The host has not taken it: its time begins anew when it does, and what it would have told of a loss is yet
+        to be told."""
+        row = work.record
+        self._journal.requeue(row.id)
+        if row.lost is not None:
+            self.update(live, lost=row.lost)
+        work.record = replace(row, status="queued", started_at=None, lost=None)
