@@ -293,16 +293,23 @@ class HostProcess:
 
     def tasks(self) -> dict[int, int]:
         """The host's threads, and how often each went to sleep by itself."""
-        found = {}
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            status = (task / "status").read_text()
-            found[int(task.name)] = int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-        return found
+        return {
+            task: int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+            for task, status in self._of_tasks("status").items()
+        }
 
     def is_asleep(self) -> bool:
         """Whether every thread of the host waits for something."""
-        stats = [(task / "stat").read_text() for task in Path(f"/proc/{self.pid}/task").iterdir()]
-        return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+        return all(stat.rpartition(")")[2].split()[0] == "S" for stat in self._of_tasks("stat").values())
+
+    def _of_tasks(self, file: str) -> dict[int, str]:
+        found = {}
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                found[int(task.name)] = (task / file).read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended while we looked
+        return found
 
     def close(self) -> None:
         for daemon in self.daemons:

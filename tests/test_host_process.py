@@ -640,7 +640,7 @@ child.pid, plain.pid
 """)
     pids = [int(word) for word in str(run.value).strip("()").split(",")]
     assert sockets_of(host.pid)
-    assert [sockets_of(pid) for pid in pids] == [[], []]
+    until(lambda: [sockets_of(pid) for pid in pids] == [[], []], "the children to close what is the host's")
     host.process.kill()
     host.wait()
     with pytest.raises(ConnectionRefusedError):

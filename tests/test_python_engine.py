@@ -168,6 +168,7 @@ squares
     assert run.value == "[0, 1, 4, 9]", run.output
     assert sorted(run.stdout.splitlines()) == [f"worker {n}" for n in range(4)]
     assert run.stderr == ""
+    until(lambda: len(any_host.tasks()) == 2, "the pool's threads to be gone")
     raw = any_host.run("if os.fork() == 0: os._exit(0)\nos.wait()[1]")
     assert (raw.value, raw.stderr) == ("0", "")
 
@@ -331,13 +332,15 @@ def test_recursion_that_prints_never_tears_a_frame(host: HostProcess) -> None:
 
 def test_a_low_recursion_limit_spares_the_host(host: HostProcess) -> None:
     """A session may lower the recursion limit, and still print, fail, and get late output."""
-    host.run("import os, subprocess, sys, threading\nsys.setrecursionlimit(60)")
+    host.run("import os, subprocess, sys\nsys.setrecursionlimit(60)")
     run = host.run("print('x' * 100_000)\nos.system('echo hi')\n'y'")
     assert run.output == "x" * 100_000 + "\nhi\n'y'\n"
     assert host.run("def f(): return f()\nf()").result["error"]["name"] == "RecursionError"
     child = "child = subprocess.Popen(['sh', '-c', 'read x; echo late'], stdin=subprocess.PIPE)"
     host.run(f"sys.setrecursionlimit(1000)\n{child}\nsys.setrecursionlimit(60)")
-    host.run("threading.Thread(target=child.stdin.close).start()")
+    host.run("import signal\nsignal.signal(signal.SIGUSR1, lambda *_: child.stdin.close())")
+    until(host.is_asleep, "the host to be at rest")
+    host.process.send_signal(10)
     host.daemon.wait_for_output("late\n")
     assert host.trouble == ""
 
