@@ -84,6 +84,12 @@ class Connection(IOStream):
         """To be closed when the present reply has been sent."""
         self._hub = hub
 
+    def reading(self) -> bool:
+        """Whether to listen for input: also between the parts of a request, as long as little has been read ahead.
+        Tornado would take the socket out of the loop's selector within each request and put it back, which costs more
+        than parsing the request. Beyond that bound a client that sends on and on waits in the kernel, as ever."""
+        return super().reading() or self._read_buffer_size < READ_BYTES
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         try:
             count = self.socket.recv_into(buf)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from inspect import isawaitable
 from typing import Any, Protocol, TypeVar
@@ -131,13 +131,20 @@ def header_text(text: str) -> str:
 
 
 def _head(status: int, content_type: str, length: int, headers: tuple[tuple[str, str], ...]) -> list[str]:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines = [_first_lines(status, content_type)]
+    if status != HTTPStatus.NO_CONTENT:
+        lines.append(f"Content-Length: {length}")
+    if headers:
+        lines.extend(f"{name}: {value}" for name, value in headers)
+    return lines
+
+
+@cache
+def _first_lines(status: int, content_type: str) -> str:
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "X-Content-Type-Options: nosniff"]
     if status != HTTPStatus.NO_CONTENT:
         lines.append(f"Content-Type: {content_type}")
-        lines.append(f"Content-Length: {length}")
-    lines.append("X-Content-Type-Options: nosniff")
-    lines.extend(f"{name}: {value}" for name, value in headers)
-    return lines
+    return "\r\n".join(lines)
 
 
 def _error_reply(error: OmegaError) -> Reply:
