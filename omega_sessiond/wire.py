@@ -15,7 +15,7 @@ import json
 from typing import Any, Dict, Iterator, List
 
 WIRE = 1
-FEATURES = ("execute", "input", "complete", "inspect", "is_complete")
+FEATURES = ("execute", "interrupt", "input", "complete", "inspect", "is_complete")
 
 MAX_FRAME_BYTES = 72 * 1024 * 1024
 """Larger announces a broken peer. A command is at most the daemon's body limit (64 MiB), an output frame far less."""
@@ -27,6 +27,7 @@ HEADER_BYTES = 4
 
 Frame = Dict[str, Any]
 
+_decode = json.JSONDecoder().raw_decode
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
@@ -43,7 +44,11 @@ def pack(frame: Frame) -> bytes:
 def unpack(body: bytes) -> Frame:
     """The object of one frame's body; TornFrame if it is none."""
     try:
-        frame = json.loads(body)
+        # json.loads guesses the encoding and looks for white space around: three quarters of a small frame's time.
+        text = body.decode("utf-8")
+        frame, end = _decode(text)
+        if end != len(text):
+            raise ValueError("something follows its end")
     except ValueError as error:
         raise TornFrame("a frame is not JSON: %s" % error) from None
     if not isinstance(frame, dict):
