@@ -50,10 +50,12 @@ def body(data: bytes, kind: type[T]) -> T:
 
 
 def query(text: str, kind: type[T]) -> T:
-    """The parameters of a URL's query. Raises InvalidField or UnknownField."""
+    """The parameters of a URL's query; all of them may be left out. Raises InvalidField or UnknownField."""
+    if not text:
+        return kind()
     values: dict[str, str] = {}
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=20) if text else []
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=20)
     except ValueError:
         raise BadRequest("The query is not a list of name=value in UTF-8") from None
     for name, value in pairs:

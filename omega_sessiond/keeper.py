@@ -68,6 +68,10 @@ EVENTS_PRUNED_EVERY = 1000
 """Commits between looks at how many events are kept: rare enough to cost nothing."""
 
 
+NUMBERED = (Took, OutputFrame, InputFrame, ResultFrame, Bye)
+"""The frames that stand in a host's log."""
+
+
 class Keeper:
     """All sessions of one state directory at run time: `by_name`, and the unfinished executions in `work`."""
 
@@ -371,25 +375,23 @@ class Keeper:
         record, journal = live.record, self._journal
         fresh: list[HostFrame] = []
         seq = record.host_seq
+        ended = 0
         at = now()
         try:
             with journal.atomic():
                 for frame in frames:
-                    if isinstance(frame, Reply):
-                        if host is not None:
-                            host.answered(frame.req, frame.body)
-                        continue
-                    if not isinstance(frame, Took | OutputFrame | InputFrame | ResultFrame | Bye) or frame.seq <= seq:
-                        continue
-                    seq = frame.seq
-                    fresh.append(frame)
-                    self.recorder.frame(live, frame, at)
-                if fresh:
-                    counts = [frame.count for frame in fresh if isinstance(frame, ResultFrame)]
-                    if counts:
-                        self.recorder.update(live, host_seq=seq, execution_count=record.execution_count + len(counts))
-                    else:
-                        self.recorder.update(live, host_seq=seq)
+                    if isinstance(frame, NUMBERED):
+                        if frame.seq > seq:
+                            seq = frame.seq
+                            fresh.append(frame)
+                            self.recorder.frame(live, frame, at)
+                            ended += isinstance(frame, ResultFrame)
+                    elif isinstance(frame, Reply) and host is not None:
+                        host.answered(frame.req, frame.body)
+                if ended:
+                    self.recorder.update(live, host_seq=seq, execution_count=record.execution_count + ended)
+                elif fresh:
+                    self.recorder.update(live, host_seq=seq)
         except JournalError as error:
             self._recover(live, error)
             return False
@@ -398,16 +400,16 @@ class Keeper:
         self.committed()
         for frame in fresh:
             match frame:
-                case Took(_, id):
-                    live.taken = max(live.taken, id)
-                case InputFrame(_, id):
-                    self.handle(live, decide.InputAsked(id))
-                case ResultFrame(_, id):
-                    live.taken = max(live.taken, id)
-                    work = live.work.get(id)
+                case Took():
+                    live.taken = max(live.taken, frame.id)
+                case InputFrame():
+                    self.handle(live, decide.InputAsked(frame.id))
+                case ResultFrame():
+                    live.taken = max(live.taken, frame.id)
+                    work = live.work.get(frame.id)
                     if work is not None:
                         self.forget(live, work)
-                    self.handle(live, decide.Ended(id))
+                    self.handle(live, decide.Ended(frame.id))
         if host is not None:
             self._acknowledge_soon(live)
         return True

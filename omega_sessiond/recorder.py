@@ -54,12 +54,12 @@ class Recorder:
         """What a host said."""
         record, journal = live.record, self._journal
         match frame:
-            case OutputFrame(_, id, stream, offset, text):
-                work = live.work.get(id)
+            case OutputFrame():
+                work = live.work.get(frame.id)
                 if work is None:
-                    self._commit_late(live, stream, text, at)
+                    self._commit_late(live, frame.s, frame.text, at)
                 else:
-                    journal.add_output(record, id, stream, offset, text, at)
+                    journal.add_output(record, frame.id, frame.s, frame.off, frame.text, at)
                     work.keep(frame)
             case InputFrame(_, id, prompt, secret):
                 work = live.work.get(id)
