@@ -17,9 +17,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
-from tornado.httputil import HTTPConnection, HTTPInputError, HTTPMessageDelegate, HTTPServerConnectionDelegate
-from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import HTTPConnection, HTTPInputError, HTTPMessageDelegate
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from omega_sessiond.access import Door
 from omega_sessiond.errors import BadRequest, BodyTooLarge, HeadersTooLarge, OmegaError, RequestTimeout
@@ -60,6 +60,8 @@ class Receiver(HTTPMessageDelegate):
     """One request and its reply, as the connection knows it."""
 
     is_reading_body: bool
+    has_waited: bool
+    """Whether the reply was not given in the turn of the loop that read the request."""
     replied_at: float | None
 
     def gone(self) -> None:
@@ -154,7 +156,7 @@ class Connection(IOStream):
         self.close()
 
 
-class Hub(HTTPServerConnectionDelegate):
+class Hub:
     """All listeners and connections. `start_exchange` makes the receiver of each request."""
 
     def __init__(
@@ -183,6 +185,7 @@ class Hub(HTTPServerConnectionDelegate):
         self._held: Counter[Door] = Counter()
         """Sockets that came in by each door, refused ones that are still read included. Each door has room of its own:
         strangers, whom TCP lets in until they fail to show the token, must not keep the user from the Unix socket."""
+        self._serving: set[asyncio.Task[None]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         # No time-outs of Tornado's: they cost a timer per request, and say nothing to the client.
@@ -253,17 +256,35 @@ class Hub(HTTPServerConnectionDelegate):
         connection = Connection(accepted, self, door)
         self.connections.add(connection)
         self._held[door] += 1
-        HTTP1ServerConnection(connection, self._params).start_serving(self)
+        task = self._loop.create_task(self._serve(connection))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
         return True
 
     # ---- connections ----
 
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        assert isinstance(server_conn, HTTP1ServerConnection)
-        connection = server_conn.stream
-        assert isinstance(connection, Connection)
+    async def _serve(self, connection: Connection) -> None:
+        """One request after the other, until the connection ends. Unlike Tornado's own loop it lets the others go first
+        only after a reply that nobody had to wait for: who sends ahead must not keep the daemon to himself."""
+        try:
+            while True:
+                request = HTTP1Connection(connection, False, self._params)
+                receiver = self._start_request(connection, request)
+                if not await request.read_response(receiver):
+                    return
+                if not receiver.has_waited:
+                    await asyncio.sleep(0)
+        except (StreamClosedError, UnsatisfiableReadError):
+            pass  # it has gone, or has been told why it must
+        except Exception:
+            log.exception("a defect on a connection")
+            connection.close()
+        finally:
+            self._ended(connection)
+
+    def _start_request(self, connection: Connection, request: HTTPConnection) -> Receiver:
         connection.since = self.time()
         if connection.exchange is not None:
             # Tornado goes on to the next request also when the client left before the last one was answered.
@@ -271,12 +292,9 @@ class Hub(HTTPServerConnectionDelegate):
         connection.exchange = None
         if connection.is_leaving or (self.is_closing and connection.served):
             connection.close()
-        return self._start_exchange(connection, request_conn)
+        return self._start_exchange(connection, request)
 
-    def on_close(self, server_conn: object) -> None:
-        assert isinstance(server_conn, HTTP1ServerConnection)
-        connection = server_conn.stream
-        assert isinstance(connection, Connection)
+    def _ended(self, connection: Connection) -> None:
         if connection in self.connections:
             self.connections.remove(connection)
             self._held[connection.door] -= 1

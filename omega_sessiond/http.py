@@ -192,7 +192,7 @@ class Exchange(Receiver):
     """One request, from its headers to the last byte of its reply."""
 
     def __init__(self, front: Frontend, connection: Connection, request: HTTPConnection) -> None:
-        self.is_reading_body = False
+        self.is_reading_body = self.has_waited = False
         self.replied_at: float | None = None
         self._front = front
         self._connection = connection
@@ -295,6 +295,7 @@ class Exchange(Receiver):
             self._answer(answer)
 
     def _start(self, work: Any) -> None:
+        self.has_waited = True
         self._task = asyncio.get_running_loop().create_task(work)
 
     def _watch(self, execution_id: int, gone: Callable[[], None] | None) -> None:
@@ -306,6 +307,7 @@ class Exchange(Receiver):
         if awaited is None:
             self._send(answer())
             return
+        self.has_waited = True
         self._awaited = awaited
         awaited.begin(partial(self._answer_with, answer))
 
