@@ -267,8 +267,8 @@ def test_early_interrupt_counts(omegactl: Omegactl, place: Place) -> None:
 def test_second_interrupt_detaches(omegactl: Omegactl) -> None:
     """^C twice within two seconds leaves a command that does not yield, and says that it goes on."""
     code = (
-        "import time\nend = time.monotonic() + 60\nprint('on', flush=True)\n"
-        "while time.monotonic() < end:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt: pass"
+        "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end:\n    try:\n"
+        "        print('on', flush=True)\n        time.sleep(60)\n    except KeyboardInterrupt: pass"
     )
     process = omegactl.start("exec", "work", "-c", code)
     assert process.stdout is not None and process.stderr is not None
