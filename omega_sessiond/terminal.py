@@ -12,23 +12,32 @@ Source: ECMA-48 (5th edition), sections 5.3 to 5.6 and 8.3.117.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _SPECIAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What is not text, newline or tab."""
 
-# Every character that _SPECIAL finds begins a match of this, so that nothing special is ever left between matches. The
-# repetitions are bounded where the text is held back until its end is known.
-_SEQUENCE = re.compile(
-    r"""
-      (?:\x1b\[|\x9b) (?P<parameters>[0-?]{0,64}) (?P<intermediates>[ -/]{0,8}) (?P<final>[@-~]?)
-    | (?:\x1b\]|\x9d) (?P<osc>) [^\x07\x18\x1a\x1b\x9c\n]* (?:\x07|\x18|\x1a|\x9c|\x1b\\)?
-    | (?:\x1b[PX^_]|[\x90\x98\x9e\x9f]) (?P<string>) [^\x18\x1a\x1b\x9c]* (?:\x18|\x1a|\x9c|\x1b\\)?
-    | \x1b [ -/]{0,8} (?P<escape_end>[0-~]?)
-    | (?P<motion>[\r\b])
-    | [\x00-\x07\x0e-\x1a\x1c-\x1f\x7f-\x8f\x91-\x97\x99\x9a\x9c]
-    """,
-    re.VERBOSE,
-)
+
+@cache
+def _sequence() -> re.Pattern[str]:
+    """A sequence, however short or broken. Compiled when one is met: that takes as long as loading this module.
+
+    Every character that _SPECIAL finds begins a match of this, so that nothing special is ever left between matches.
+    The repetitions are bounded where the text is held back until its end is known.
+    """
+    return re.compile(
+        r"""
+          (?:\x1b\[|\x9b) (?P<parameters>[0-?]{0,64}) (?P<intermediates>[ -/]{0,8}) (?P<final>[@-~]?)
+        | (?:\x1b\]|\x9d) (?P<osc>) [^\x07\x18\x1a\x1b\x9c\n]* (?:\x07|\x18|\x1a|\x9c|\x1b\\)?
+        | (?:\x1b[PX^_]|[\x90\x98\x9e\x9f]) (?P<string>) [^\x18\x1a\x1b\x9c]* (?:\x18|\x1a|\x9c|\x1b\\)?
+        | \x1b [ -/]{0,8} (?P<escape_end>[0-~]?)
+        | (?P<motion>[\r\b])
+        | [\x00-\x07\x0e-\x1a\x1c-\x1f\x7f-\x8f\x91-\x97\x99\x9a\x9c]
+        """,
+        re.VERBOSE,
+    )
+
+
 _OSC_REST = re.compile(r"[^\x07\x18\x1a\x1b\x9c\n]*(?P<end>\x07|\x18|\x1a|\x9c|\x1b\\|)")
 _STRING_REST = re.compile(r"[^\x18\x1a\x1b\x9c]*(?P<end>\x18|\x1a|\x9c|\x1b\\|)")
 _COLOURS = re.compile(r"[0-9;:]*\Z")
@@ -68,8 +77,9 @@ class Sanitizer:
         if self._rest is not None:
             at = self._swallow(self._rest, text, 0)
         safe: list[str] = []
+        sequence = _sequence()
         while at < len(text):
-            found = _SEQUENCE.search(text, at)
+            found = sequence.search(text, at)
             if found is None:
                 safe.append(text[at:])
                 break
@@ -146,8 +156,8 @@ def plain(text: str) -> str:
         return text
     text = _break_lines(text.replace("\r\n", "\n"))
     if _MOTION.search(text) is None:
-        return _SEQUENCE.sub("", text)
-    return "\n".join([_fold(line) for line in _SEQUENCE.sub(_marked, text).split("\n")])
+        return _sequence().sub("", text)
+    return "\n".join([_fold(line) for line in _sequence().sub(_marked, text).split("\n")])
 
 
 class PlainLines:

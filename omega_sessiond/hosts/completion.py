@@ -20,11 +20,12 @@ from omega_sessiond.wire import Frame
 MAX_MATCHES = 1000
 MAX_DOC_CHARS = 64 * 1024
 
-_DOTTED = re.compile(r"(?:[^\W\d]\w*\s*\.\s*)*(?:[^\W\d]\w*)?\Z")
-_NAME_AT = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
-_IMPORT = re.compile(r"(?:^|;)\s*(?:import|from)\s+(?:[\w.]+\s*,\s*)*([\w.]*)\Z", re.MULTILINE)
+# Compiled, and kept by `re`, when first used: most sessions are never asked.
+_DOTTED = r"(?:[^\W\d]\w*\s*\.\s*)*(?:[^\W\d]\w*)?\Z"
+_NAME_AT = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_IMPORT = r"(?m)(?:^|;)\s*(?:import|from)\s+(?:[\w.]+\s*,\s*)*([\w.]*)\Z"
 
-_FROM = re.compile(r"(?:^|;)\s*from\s+([\w.]+)\s+import\s+\(?(?:[\w\s]+,\s*)*(\w*)\Z", re.MULTILINE)
+_FROM = r"(?m)(?:^|;)\s*from\s+([\w.]+)\s+import\s+\(?(?:[\w\s]+,\s*)*(\w*)\Z"
 
 _PLAIN = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
 _MISSING = object()
@@ -36,14 +37,14 @@ _MISSING = object()
 def complete(code: str, cursor: int, namespace: Dict[str, Any]) -> Frame:
     """What may replace the name that ends at `cursor`: of a dotted one, its last part."""
     before = code[:cursor]
-    imported = _IMPORT.search(before)
+    imported = re.search(_IMPORT, before)
     if imported is not None:
         return _reply(cursor, *_modules(imported.group(1)))
-    member = _FROM.search(before)
+    member = re.search(_FROM, before)
     if member is not None:
         module = sys.modules.get(member.group(1))
         return _reply(cursor, member.group(2), [] if module is None else border.call_user(dir, module))
-    found = _DOTTED.search(before)
+    found = re.search(_DOTTED, before)
     dotted = found.group() if found is not None else ""
     owner, dot, prefix = dotted.rpartition(".")
     prefix = prefix.strip()
@@ -109,7 +110,7 @@ def _stored(value: Any, name: str) -> Any:
 
 def inspect(code: str, cursor: int, namespace: Dict[str, Any]) -> Frame:
     """Signature, type and documentation of the dotted name around `cursor`."""
-    for found in _NAME_AT.finditer(code):
+    for found in re.finditer(_NAME_AT, code):
         if found.start() <= cursor <= found.end():
             end = found.end() if "." not in code[cursor : found.end()] else code.index(".", cursor)
             name = code[found.start() : end]

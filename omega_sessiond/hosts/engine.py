@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Protocol
+from typing import Optional, Protocol
 
 from omega_sessiond.wire import Frame
 
@@ -10,23 +10,36 @@ ERROR_BYTES = 64 * 1024
 """An error's message and traceback in a result are bounded to this each; the whole report is in the output."""
 
 
-class ErrorReport(NamedTuple):
+class ErrorReport:
     """An exception of the user's code, as the result tells it."""
 
-    name: str
-    message: str
-    traceback: str
+    __slots__ = ("message", "name", "traceback")
+
+    def __init__(self, name: str, message: str, traceback: str) -> None:
+        self.name = name
+        self.message = message
+        self.traceback = traceback
 
 
-class Outcome(NamedTuple):
-    """How a command ended: `status` is ok, error or interrupted; `displayed` says that a value was shown."""
+class Outcome:
+    """How a command ended: `status` is ok, error or interrupted; `displayed` says that a value was shown;
+    `exit_status` is what a forked child that came back from user code ends with."""
 
-    status: str
-    displayed: bool = False
-    error: Optional[ErrorReport] = None
-    should_exit: bool = False
-    exit_status: int = 0
-    """What a forked child that came back from user code ends with."""
+    __slots__ = ("displayed", "error", "exit_status", "should_exit", "status")
+
+    def __init__(
+        self,
+        status: str,
+        displayed: bool = False,
+        error: Optional[ErrorReport] = None,
+        should_exit: bool = False,
+        exit_status: int = 0,
+    ) -> None:
+        self.status = status
+        self.displayed = displayed
+        self.error = error
+        self.should_exit = should_exit
+        self.exit_status = exit_status
 
 
 class Engine(Protocol):

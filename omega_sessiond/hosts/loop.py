@@ -258,11 +258,10 @@ class Host:
         if outcome.displayed:
             fields += ',"displayed":true'
         if outcome.error is not None:
-            name, message, report = outcome.error
             fields += ',"error":{"name":%s,"message":%s,"traceback":%s}' % (
-                quote(plain(name)),
-                quote(plain(message)),
-                quote(plain(report)),
+                quote(plain(outcome.error.name)),
+                quote(plain(outcome.error.message)),
+                quote(plain(outcome.error.traceback)),
             )
         if outcome.should_exit:
             fields += ',"should_exit":true'
