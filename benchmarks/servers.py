@@ -88,13 +88,8 @@ class Site:
     def __init__(self) -> None:
         # Short, directly in /tmp: a Unix socket's path has 107 bytes.
         self.base = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
-        self.python = self._install()
-        shutil.copy(ECHO, self.base / "echo.py")
-        self.client_command = self._client_command()
         self.api_socket = self.base / "run" / "omega-sessiond" / "api.sock"
         self.echo_socket = self.base / "echo.sock"
-        for name in ("home", "state", "config", "run", "run/omega-sessiond"):
-            (self.base / name).mkdir(mode=0o700)
         self.env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
@@ -103,6 +98,15 @@ class Site:
             "XDG_CONFIG_HOME": str(self.base / "config"),
             "XDG_RUNTIME_DIR": str(self.base / "run"),
         }
+        try:
+            self.python = self._install()
+            self.client_command = self._client_command()
+            shutil.copy(ECHO, self.base / "echo.py")
+            for name in ("home", "state", "config", "run", "run/omega-sessiond"):
+                (self.base / name).mkdir(mode=0o700)
+        except BaseException:
+            self.close()
+            raise
 
     def _install(self) -> str:
         """Make a virtual environment with our package, compiled, and links to what it needs; its interpreter."""
