@@ -755,6 +755,14 @@ def test_an_idle_host_never_wakes(hosts: Hosts) -> None:
     idle.run("print('warm')")
     idle.daemon.acknowledge()
     until(lambda: os.path.getsize(idle.log) == 0 and idle.is_asleep(), "the host to be at rest")
+
+    def has_settled() -> bool:
+        """Whether nothing of the last command, such as the helper's timer for prints, is still to come."""
+        earlier = idle.tasks()
+        working.run("import time; time.sleep(0.05)")
+        return idle.tasks() == earlier
+
+    until(has_settled, "the last command's timers to be over")
     before = idle.tasks()
     assert len(before) == 2
     for _ in range(50):
