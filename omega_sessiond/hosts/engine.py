@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Protocol
+from typing import Dict, List, Optional, Protocol
 
 from omega_sessiond.wire import Frame
 
@@ -65,3 +65,50 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """The session ends: let the user's code clean up."""
+
+
+class Saved:
+    """What `save` wrote: the names it can bring back, as far as the engine has names, and those that had to be left
+    out, each with its reason."""
+
+    __slots__ = ("left_out", "variables")
+
+    def __init__(self, variables: List[str], left_out: Dict[str, str]) -> None:
+        self.variables = variables
+        self.left_out = left_out
+
+
+class CannotSave(Exception):
+    """Nothing was saved; the text says why, for people."""
+
+
+class CannotLoad(Exception):
+    """Nothing was taken up, and the engine is as fresh as before; the text says why, for people."""
+
+
+class Saver(Engine, Protocol):
+    """An engine whose state fits into a file. It is a part of the contract that an engine may leave out: the host asks
+    for `save`, and a session without it says that its engine cannot be saved.
+
+    The file is private to the user and checked before it is loaded; where it lies, what it is called and whether it is
+    whole is the host's business. `lent` is a directory with the one library that the standard library lacks for this
+    (cloudpickle): to be loaded from there, and not to be left on the user's sys.path.
+    """
+
+    saves_in_child: bool
+    """True: `save` runs in a forked child of the host, while the session goes on. False: in the main thread, where
+    commands wait for it."""
+
+    def identity(self) -> Dict[str, str]:
+        """What must be the same for a file to be loaded (the interpreter's version, its platform), as words."""
+
+    def obstacles(self) -> List[str]:
+        """What the session holds beside its variables that no file can: threads, children, open descriptors. Empty
+        when a whole file stands for the whole session. Asked in the main thread, before `save`."""
+
+    def save(self, file: str, lent: str, budget_s: float) -> Saved:
+        """Write the state into `file`, which exists and is empty. Raises CannotSave, or OSError of the file's."""
+
+    def load(self, file: str, lent: str) -> Dict[str, str]:
+        """Take up what `save` wrote, before any command has run. What could not be taken up, by name with its reason;
+        raises CannotLoad when that is everything."""
