@@ -297,7 +297,7 @@ fingerprint() {
   {
     "$python" -I -c 'import os, sys; print(os.path.realpath(sys.executable), sys.version)'
     cat "$source/pyproject.toml" "$source/constraints.txt"
-    find "$source/omega_sessiond" -name '*.py' | LC_ALL=C sort | while read -r file; do
+    find "$source/omega_sessiond" "$source/tui" -name '*.py' -o -name '*.tcss' | LC_ALL=C sort | while read -r file; do
       printf '%s\n' "${file#"$source"}"
       cat "$file"
     done
@@ -332,7 +332,8 @@ build_environment() {
   }
   # From a copy: setuptools writes beside the sources, and this may be a checkout that others write to or none can.
   mkdir "$scratch/source"
-  cp -R "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$source/omega_sessiond" "$scratch/source"
+  cp -R "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$source/omega_sessiond" "$source/tui" \
+    "$scratch/source"
   chmod -R u+w "$scratch/source"
   PIP_RETRIES=${PIP_RETRIES:-2} "$new/bin/python" -I -m pip install --no-input --no-user \
     --disable-pip-version-check --progress-bar off -c "$source/constraints.txt" "$scratch/source" \
@@ -393,7 +394,7 @@ install_units() { # the names of units whose text changed
 }
 
 install_program() {
-  for name in pyproject.toml constraints.txt README.md LICENSE omega_sessiond systemd; do
+  for name in pyproject.toml constraints.txt README.md LICENSE omega_sessiond tui systemd; do
     [ -e "$source/$name" ] || fail 1 "$source/$name is missing" "Run install.sh from a whole checkout."
   done
   for name in omegactl omega-sessiond; do
