@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import select
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -27,9 +26,6 @@ REPEAT_S = 60.0
 """How long a request is repeated while daemons go away under it, counted anew from each sign of life."""
 
 READ_BYTES = 65536
-
-END_S = 86_400
-"""How long to wait for an end that a person's answer will bring about: longer than anybody sits before a prompt."""
 
 Json = dict[str, Any]
 
@@ -223,18 +219,6 @@ class Client:
         """All events of an execution, from its start to `execution_finished`."""
         path = with_query(execution_path(name, execution_id), {"max_output": max_output})
         return self._to_its_end(lambda: self.stream("GET", path), lambda last: self.stream("GET", path))
-
-    def ask_for_end(self, name: str, execution_id: int) -> socket.socket:
-        """A socket that becomes readable when the execution has ended, or when the daemon has gone."""
-        connection = _Connection(self._launcher)
-        path = with_query(execution_path(name, execution_id), {"wait_s": END_S, "max_output": 0})
-        try:
-            connection.request("GET", path)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has gone: the socket is readable
-        asked = connection.sock
-        assert asked is not None, "a request was sent on it"
-        return asked
 
     def _to_its_end(
         self, first: Callable[[], Iterator[Json]], again: Callable[[Json], Iterator[Json]]

@@ -307,6 +307,18 @@ def test_input_is_asked_at_the_terminal(omegactl: Omegactl) -> None:
         assert terminal.end() == 130
 
 
+def test_answer_from_elsewhere_ends_the_question(omegactl: Omegactl) -> None:
+    """While input() is asked here, another command may answer it: the question is over, and the command goes on."""
+    with omegactl.at_terminal("exec", "work", "-c", "print('hello ' + input('name? '))") as terminal:
+        terminal.until(r"name\? ")
+        terminal.type("half a na")
+        terminal.until("half a na")
+        assert omegactl("input", "work", "Ω").code == 0
+        terminal.until("Answered elsewhere.")
+        terminal.until("hello Ω")
+        assert terminal.end() == 0
+
+
 def test_secret_is_not_shown(omegactl: Omegactl) -> None:
     """getpass() in the session asks here without an echo, and the answer is in no history."""
     with omegactl.at_terminal("exec", "work", "-c", "from getpass import getpass; len(getpass('pass: '))") as terminal:
