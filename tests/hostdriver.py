@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,17 @@ class Run:
     def value(self) -> str | None:
         """The displayed value, as a client would show it."""
         return self.stream("result").removesuffix("\n") if self.result.get("displayed") else None
+
+    @property
+    def parts(self) -> list[Frame]:
+        """The rich parts in order: their first frames, with `bytes` put together from all."""
+        found: dict[int, Frame] = {}
+        for frame in self.frames:
+            if frame["t"] == "data":
+                part = found.setdefault(frame["n"], {**frame, "bytes": b""})
+                assert len(part["bytes"]) == frame.get("off", 0)
+                part["bytes"] += b64decode(frame.get("body", ""))
+        return list(found.values())
 
     @property
     def traceback(self) -> str:
@@ -203,6 +215,7 @@ class HostProcess:
         engine: str = "python",
         head_bytes: int = 1 << 28,
         tail_bytes: int = 1 << 20,
+        data_bytes: int = 1 << 26,
         nofile: list[int] | None = None,
         env: dict[str, str] | None = None,
         files: Mapping[str, str] = MappingProxyType({}),
@@ -225,6 +238,7 @@ class HostProcess:
             "log": self.log,
             "head_bytes": head_bytes,
             "tail_bytes": tail_bytes,
+            "data_bytes": data_bytes,
             "nofile": nofile,
             "env": {},
             "cwd": str(self.work),

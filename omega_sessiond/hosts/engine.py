@@ -45,7 +45,18 @@ class Outcome:
 class Engine(Protocol):
     """Runs in the host's main thread. What it prints goes to the Output it was made with; user code runs inside
     border.run_user. Except for `execute`, everything is asked at rest only, and what a question raises becomes "I do
-    not know"."""
+    not know".
+
+    What a command has to say:
+    - Text, as it comes: `output.write("stdout" or "stderr", text)`. At the end, what a prompt would show:
+      `output.show("result", text + "\\n")` for the value, together with `Outcome(displayed=True)`;
+      `output.show("traceback", text)` for an exception.
+    - Rich data, as it comes and any number of times: `output.present({MIME type: value, …}, metadata, role)`, role
+      "display" for what was shown on the way, "result" for the value itself. One call is one bundle: ways to show the
+      same thing. Its `text/plain` is passed over, so print that as text: to stdout for a display, as the `result`
+      stream for the value. A str is text (base64 for images, audio, video and PDF, as Jupyter's messages have it),
+      bytes are bytes, everything else is JSON. Size and number are bounded there, and what is beyond is said.
+    """
 
     version: str
 

@@ -52,7 +52,16 @@ class Question:
 class Host:
     """One session's process. `serve` returns only in a forked child."""
 
-    def __init__(self, session: str, log: str, listener: int, trouble: int, head_bytes: int, tail_bytes: int) -> None:
+    def __init__(
+        self,
+        session: str,
+        log: str,
+        listener: int,
+        trouble: int,
+        head_bytes: int,
+        tail_bytes: int,
+        data_bytes: int,
+    ) -> None:
         self.session = session
         self.running = 0
         self.last_taken = 0
@@ -62,7 +71,7 @@ class Host:
         self._bell = Bell()
         helper_bell = Bell()
         self.outbox = Outbox(log, self.report, self._retire)
-        self.output = Output(self.outbox, head_bytes, tail_bytes, helper_bell, self._bell)
+        self.output = Output(self.outbox, head_bytes, tail_bytes, data_bytes, helper_bell, self._bell)
         self.helper = Helper(self, _socket.socket(fileno=listener), helper_bell)
         self._engine: Engine
         self._count = 0

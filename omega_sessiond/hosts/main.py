@@ -20,6 +20,8 @@ from typing import Any  # noqa: E402
 
 PACKAGE = "omega_sessiond"
 EXIT_USAGE = 2
+DATA_BYTES = 64 * 1024 * 1024
+"""Of one execution's rich results, where a launch file of before there were any does not say."""
 
 
 def load_package() -> tuple[Any, dict[str, Any]]:
@@ -57,7 +59,8 @@ def main(arguments: list[str]) -> int:
         return EXIT_USAGE
     restore_limit(launch.get("nofile"))
     sys.argv = [""]
-    host = loop.Host(launch["session"], launch["log"], listener, trouble, launch["head_bytes"], launch["tail_bytes"])
+    bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
+    host = loop.Host(launch["session"], launch["log"], listener, trouble, *bounds)
     host.start(engines[launch["engine"]](host.output, host.ask))
     if _HAS_SCRIPT_DIRECTORY:
         sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it

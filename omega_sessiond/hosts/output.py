@@ -13,12 +13,13 @@ import os
 import select
 from _thread import get_ident
 from collections import deque
-from typing import Deque, Dict, List, Tuple
+from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
 
 from omega_sessiond import wire
-from omega_sessiond.hosts import border
+from omega_sessiond.hosts import border, mime
 from omega_sessiond.hosts.bell import Bell
 from omega_sessiond.hosts.outbox import Outbox, plain, quote
+from omega_sessiond.hosts.parts import Parts
 
 FLUSH_CHARS = 32 * 1024
 """Waiting text that is framed without waiting any longer."""
@@ -40,7 +41,9 @@ MERGE_CHARS = 4096
 class Output:
     """Frames output into an outbox, within the bounds of one execution at a time; `id` 0 is none."""
 
-    def __init__(self, outbox: Outbox, head_bytes: int, tail_bytes: int, helper: Bell, main: Bell) -> None:
+    def __init__(
+        self, outbox: Outbox, head_bytes: int, tail_bytes: int, data_bytes: int, helper: Bell, main: Bell
+    ) -> None:
         self.dirty = False
         """Whether text waits that the helper is to frame soon."""
         self.waiting_main = False
@@ -49,6 +52,7 @@ class Output:
         self._outbox = outbox
         self._head_bytes = head_bytes
         self._tail_bytes = tail_bytes
+        self._parts = Parts(outbox, data_bytes)
         self._helper = helper
         self._main = main
         self._main_thread = get_ident()
@@ -130,6 +134,40 @@ class Output:
             self.write(stream, text[start : start + wire.OUTPUT_CHUNK])
             self.dirty = dirty and self.dirty
 
+    def present(
+        self, data: Mapping[str, Any], metadata: Optional[Mapping[str, Any]] = None, role: str = "display"
+    ) -> None:
+        """Hand over a MIME bundle of the execution that runs, from any thread, in order with what is printed. `role`
+        is "result" for the value of the command itself. Blocks the main thread when the daemon is far behind.
+
+        A value is a str (text; base64 for what is binary), bytes, or what JSON can say. `text/plain` is passed over:
+        whoever presents prints it. What cannot be sent or is beyond the execution's bounds becomes a part that says
+        why it was omitted. `metadata` is by MIME type; other keys count for every part of the bundle.
+        """
+        parts = mime.encode(data, metadata)
+        if self.forked or not parts or self._outbox.owned():
+            return
+        probe_stack()
+        with self._outbox.lock:
+            self._collect()
+            execution_id, place = self._id, self._offset
+            if execution_id:
+                bundle, numbered = self._parts.take(parts)
+            else:
+                shown = ", ".join(part.mime for part in parts)
+                self._add("stderr", "[%s: shown when no command ran, and dropped]\n" % shown)
+                bundle, numbered = 0, []
+            self._commit()
+        for number, part in numbered:
+            start = -1
+            while start < len(part.body):
+                with self._outbox.lock:
+                    if self._id != execution_id:  # a thread's, overtaken by the end of the command
+                        return
+                    start = self._parts.emit(execution_id, bundle, role, place, number, part, max(start, 0))
+                    self._commit()
+                self._keep_pace()
+
     def flush(self) -> None:
         """Frame what was printed so far. Blocks the main thread while the daemon is far behind."""
         if self.forked:
@@ -138,8 +176,7 @@ class Output:
         if self._outbox.owned():
             return
         self.frame()
-        if self._outbox.backlog > BACKLOG_BYTES and get_ident() == self._main_thread:
-            self._wait_for_daemon()
+        self._keep_pace()
 
     def frame(self) -> None:
         """Frame what was printed so far, without waiting for anybody."""
@@ -151,6 +188,10 @@ class Output:
     def _commit(self) -> None:
         if self._outbox.commit() and not self.waiting_main:
             self._helper.ring()
+
+    def _keep_pace(self) -> None:
+        if self._outbox.backlog > BACKLOG_BYTES and get_ident() == self._main_thread:
+            self._wait_for_daemon()
 
     def _wait_for_daemon(self) -> None:
         """Let the daemon catch up. A new daemon, a lost one and a signal end or renew the wait by ringing."""
@@ -275,6 +316,7 @@ class Output:
         self._id = execution_id
         self._offset = self._head_end = self._late_size = 0
         self._head_left = self._head_bytes
+        self._parts.begin()
 
     def end(self) -> int:
         """Frame the rest of this execution's output; how many bytes of it are lost. Later output is nobody's."""
@@ -291,6 +333,7 @@ class Output:
         dropped = (tail[0][1] if tail else self._offset) - self._head_end
         tail.clear()
         self._tail_size = 0
+        self._parts.end(self._id)
         self._id = 0
         return dropped
 

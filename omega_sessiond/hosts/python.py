@@ -18,7 +18,7 @@ from collections import deque
 from typing import Any, Deque, Dict, Optional
 
 from omega_sessiond import wire
-from omega_sessiond.hosts import border, completion, reports
+from omega_sessiond.hosts import border, completion, mime, reports
 from omega_sessiond.hosts.engine import Outcome
 from omega_sessiond.hosts.output import Output
 from omega_sessiond.hosts.streams import Ask, TextInput, TextOutput, make_getpass, make_input
@@ -123,13 +123,16 @@ class PythonEngine:
             border.run_user(hook, value)
             return False
         builtins._ = None  # type: ignore[attr-defined]
-        text = border.run_user(repr, value)
+        rich = None if type(value) in mime.PLAIN else mime.describe(value)
+        text = border.run_user(repr, value) if rich is None else _text_of(value, rich[0])
         if len(text) < wire.OUTPUT_CHUNK:
             self._output.show("result", text + "\n")
         else:
             self._output.show("result", text)
             self._output.show("result", "\n")
         builtins._ = value  # type: ignore[attr-defined]
+        if rich is not None:
+            self._output.present(*rich, "result")
         return True
 
     def _make_displayhook(self) -> Any:
@@ -286,6 +289,12 @@ def fresh_main() -> types.ModuleType:
     vars(main).update(__builtins__=builtins, __annotations__={}, __loader__=builtins.__loader__)
     sys.modules["__main__"] = main
     return main
+
+
+def _text_of(value: object, data: mime.Bundle) -> str:
+    """The text of a value that has a bundle: the bundle's own if there is one."""
+    text = data.get(mime.TEXT)
+    return text if type(text) is str else border.run_user(repr, value)
 
 
 def _replace_getpass(stdin: TextInput) -> None:

@@ -1,0 +1,82 @@
+"""The rich parts of one execution at a time, as numbered frames within its bounds. Every method is called with the
+outbox's lock held. Knows no types of data and no user code."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from typing import List, Tuple
+
+from omega_sessiond.hosts.mime import Part
+from omega_sessiond.hosts.outbox import Outbox, plain, quote
+
+PIECE_BYTES = 192 * 1024
+"""Of a part in one frame, which is a third longer as base64. Larger holds up output and acknowledgements longer."""
+
+MAX_PARTS = 200
+"""Of one execution. Each stands in every reply that shows it; a loop that shows a thousand pictures means none."""
+
+
+class Parts:
+    """Numbers parts and frames them piece by piece."""
+
+    def __init__(self, outbox: Outbox, limit_bytes: int) -> None:
+        self._outbox = outbox
+        self._limit = limit_bytes
+        self._left = limit_bytes
+        self._count = 0
+        self._bundles = 0
+        self._refused = 0
+
+    def begin(self) -> None:
+        """For a new execution."""
+        self._left = self._limit
+        self._count = self._bundles = self._refused = 0
+
+    def take(self, parts: List[Part]) -> Tuple[int, List[Tuple[int, Part]]]:
+        """The bundle's number, and the parts that fit, each with its own. One that is too large is omitted."""
+        numbered = []
+        for part in parts:
+            if self._count == MAX_PARTS:
+                self._refused += 1
+                continue
+            if not part.omitted and len(part.body) > self._left:
+                part.omitted = "larger than the %d bytes that were left of %d (setting data_max_bytes)" % (
+                    self._left,
+                    self._limit,
+                )
+            elif not part.omitted:
+                self._left -= len(part.body)
+            numbered.append((self._count, part))
+            self._count += 1
+        self._bundles += 1
+        return self._bundles - 1, numbered
+
+    def emit(self, execution_id: int, bundle: int, role: str, place: int, number: int, part: Part, start: int) -> int:
+        """Frame a piece of a part, the first one with its description; where the next one begins."""
+        fields = ',"id":%d,"n":%d' % (execution_id, number)
+        if start == 0:
+            fields += ',"size":%d,"bundle":%d,"role":"%s","place":%d,"mime":%s,"enc":"%s"' % (
+                len(part.body),
+                bundle,
+                role,
+                place,
+                quote(part.mime),
+                part.encoding,
+            )
+            if part.metadata is not None:
+                fields += ',"meta":%s' % quote(plain(part.metadata))
+            if part.omitted:
+                fields += ',"omitted":%s' % quote(plain(part.omitted))
+                self._outbox.emit("data", fields)
+                return len(part.body)
+        piece = part.body[start : start + PIECE_BYTES]
+        body = b2a_base64(piece, newline=False).decode("ascii")
+        self._outbox.emit("data", '%s,"off":%d,"body":"%s"' % (fields, start, body))
+        return start + len(piece)
+
+    def end(self, execution_id: int) -> None:
+        """Say what did not fit, once the execution is over."""
+        if self._refused:
+            more = Part("application/octet-stream", "binary", b"", None)
+            more.omitted = "%d more parts: an execution keeps %d" % (self._refused, MAX_PARTS)
+            self.emit(execution_id, self._bundles, "display", 0, MAX_PARTS, more, 0)
