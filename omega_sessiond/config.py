@@ -1,7 +1,7 @@
 """The settings: one frozen struct, read once, from which the help and the documentation are made.
 
 A value comes from the environment, else from the TOML file, else it is the default. Knows no other module but errors
-and paths; every wrong value ends in a ConfigError that names the place it stands in.
+paths and presets; every wrong value ends in a ConfigError that names the place it stands in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from omega_sessiond import paths
+from omega_sessiond import paths, presets
 from omega_sessiond.errors import ConfigError
 
 MIB = 1024 * 1024
@@ -72,6 +72,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         str,
         _setting("Interpreter of new Python sessions that name none. Empty means the one behind the daemon's own."),
     ] = ""
+    engines: Annotated[
+        dict[str, dict[str, Any]],
+        _setting("Line REPLs of your own, a table `[engines.NAME]` each: see docs/engines.md."),
+    ] = {}
     idle_exit_s: Annotated[
         float,
         _setting(
@@ -161,6 +165,7 @@ def load(environ: Mapping[str, str] | None = None, file: str | None = None) -> S
                 values[setting.name] = text
                 break
     settings = _convert(values, "the settings", strict=False)
+    presets.check(settings.engines)
     if settings.session_dir:
         absolute = os.path.abspath(os.path.expanduser(settings.session_dir))
         settings = msgspec.structs.replace(settings, session_dir=absolute)

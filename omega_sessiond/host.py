@@ -54,6 +54,14 @@ class Launch(Struct, frozen=True):
     head_bytes: int
     tail_bytes: int
     nofile: tuple[int, int] | None
+    kind: Literal["python", "lines", "jupyter"] = "python"
+    options: dict[str, Any] = {}
+
+    @property
+    def interpreter(self) -> list[str]:
+        """What runs the host: the user's interpreter for Python, the daemon's own for what speaks to another program.
+        That one is not the user's to configure by PYTHONPATH and its like."""
+        return [self.python] if self.kind == "python" else [sys.executable, "-E"]
 
     def save(self, file: str) -> None:
         """Write to `file`, readable for the user alone, whole or not at all."""
@@ -89,11 +97,6 @@ class Death(Struct, frozen=True):
 
     reason: str
     code: Literal["exit", "killed", "out_of_memory", "left", "unknown"]
-
-
-def base_python() -> str:
-    """The interpreter behind the daemon's own environment, as if the user had typed python3."""
-    return getattr(sys, "_base_executable", "") or sys.executable
 
 
 def left(bye: str) -> str:
@@ -168,7 +171,7 @@ class Host:
             listener.listen(16)
             file = paths.launch_file(state_dir, launch.session)
             popen = subprocess.Popen(
-                [launch.python, MAIN, file, str(listener.fileno()), str(trouble)],
+                [*launch.interpreter, MAIN, file, str(listener.fileno()), str(trouble)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -179,7 +182,7 @@ class Host:
                 umask=umask,
             )
         except OSError as error:
-            what = error.filename or launch.python
+            what = error.filename or launch.interpreter[0]
             raise HostFailed(
                 f"Cannot start {what}: {error.strerror}", hint="Check the session's interpreter and directory."
             ) from None

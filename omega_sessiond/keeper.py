@@ -516,7 +516,7 @@ class Keeper:
             host.process.signal_group(9)
             await host.process.ended(None)
             trouble = host.birth_trouble(self._state_dir)
-            message = f"{live.record.python} did not become a session: {trouble or error.message}"
+            message = f"{live.record.python or live.record.engine} did not become a session: {trouble or error.message}"
             await self.containment.clear(live, host.scope)
         log.warning("session %s: %s", live.record.name, message)
         live.host, live.start_failure = None, message

@@ -309,6 +309,7 @@ class Engine(Struct, frozen=True):
     """An engine of this machine: `path` is what runs it, `unavailable` why it cannot be used."""
 
     name: str
+    kind: Literal["python", "lines", "jupyter"]
     available: bool
     path: str | None
     version: str | None
@@ -450,7 +451,8 @@ class InputFrame(Struct, frozen=True, tag_field="t", tag="input_request"):
 
 
 class ResultFrame(Struct, frozen=True, tag_field="t", tag="result"):
-    """Execution `id` ended. `displayed`: a value was shown (its text is the `result` stream)."""
+    """Execution `id` ended. `displayed`: a value was shown (its text is the `result` stream). `lost`: why the engine's
+    state went with it; the next execution is told."""
 
     seq: Number
     id: Number
@@ -462,6 +464,7 @@ class ResultFrame(Struct, frozen=True, tag_field="t", tag="result"):
     error: HostError | None = None
     should_exit: bool = False
     dropped: Number = 0
+    lost: str | None = None
 
 
 class Bye(Struct, frozen=True, tag_field="t", tag="bye"):

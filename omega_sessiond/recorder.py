@@ -18,6 +18,7 @@ from omega_sessiond.messages import (
     InputFrame,
     InputRequested,
     LateOutput,
+    Lost,
     OutputFrame,
     ResultFrame,
     SessionChanged,
@@ -71,6 +72,8 @@ class Recorder:
                 work = live.work.get(frame.id)
                 if work is not None:
                     self._commit_result(live, work, frame)
+                    if frame.lost is not None:
+                        self.update(live, lost=Lost("all", frame.lost))
 
     def _commit_late(self, live: Live, stream: Stream, text: str, at: str) -> None:
         """Keep output of no execution, up to a bound: a background thread can print for ever."""

@@ -19,8 +19,8 @@ from omega_sessiond import host as hosts
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
+from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import (
-    EngineUnavailable,
     ExecutionNotFound,
     HostFailed,
     IdempotencyConflict,
@@ -93,6 +93,7 @@ class Service:
         self._settings = settings
         self._journal = journal
         self._activation = activation
+        self._engines = Catalogue(settings)
         self._nofile = nofile
         self._state_dir = settings.state_dir
         self._started_at = now()
@@ -195,22 +196,15 @@ class Service:
     def _create(self, name: str, options: CreateOptions) -> Live:
         self._refuse_when_stopping()
         _check_name(name)
-        if options.engine != "python":
-            raise EngineUnavailable(f"There is no engine '{options.engine}' here")
-        settings = self._settings
         env = hosts.scrub(dict(os.environ)) if options.env is None else options.env
-        python = options.python or settings.python or hosts.base_python()
-        found = _interpreter(python, env.get("PATH"))
-        if found is None:
-            raise EngineUnavailable(
-                f"There is no interpreter '{python}'", hint="Name an executable file, or leave `python` out."
-            )
+        resolved = self._engines.resolve(options.engine, options.python, env)
         cwd = options.cwd or env.get("HOME") or paths.home()
         if not os.path.isdir(cwd):
             raise InvalidField(f"The directory '{cwd}' does not exist", hint="Name an existing directory in `cwd`.")
         for key, value in env.items():
             if not key or "=" in key or "\0" in key + value:
                 raise InvalidField("`env` holds a name or value no environment can hold")
+        settings = self._settings
         limits = options.limits or Limits()
         limits = Limits(
             limits.memory_bytes or settings.memory_max_bytes,
@@ -223,7 +217,7 @@ class Service:
             id=id,
             name=name,
             engine=options.engine,
-            python=os.path.abspath(found),
+            python=resolved.python,
             cwd=cwd,
             created_at=at,
             last_used_at=at,
@@ -239,13 +233,15 @@ class Service:
             session=id,
             name=name,
             engine=options.engine,
-            python=os.path.abspath(found),
+            python=resolved.python or "",
             cwd=cwd,
             env=env,
             log=paths.host_log(self._state_dir, id),
             head_bytes=settings.output_head_bytes,
             tail_bytes=settings.output_tail_bytes,
             nofile=self._nofile,
+            kind=resolved.kind,
+            options=resolved.options,
         )
         directory = paths.session_dir(self._state_dir, id)
         try:
@@ -606,25 +602,12 @@ class Service:
         )
 
     def engines(self) -> list[Engine]:
-        """The engines of this machine."""
-        python = self._settings.python or hosts.base_python()
-        found = _interpreter(python, None)
-        why = None if found else f"there is no interpreter '{python}'"
-        return [Engine("python", found is not None, found, None, why)]
+        """The engines of this machine, and why others cannot be used."""
+        return self._engines.list()
 
     def _refuse_when_stopping(self) -> None:
         if self._keeper.is_stopping:
             raise Stopping("The daemon is stopping")
-
-
-def _interpreter(python: str, search_path: str | None) -> str | None:
-    """The executable file that `python` names, if there is one."""
-    python = os.path.expanduser(python)
-    if os.path.isabs(python):
-        return python if os.path.isfile(python) and os.access(python, os.X_OK) else None
-    import shutil  # with all it knows of archives it takes as long to import as the journal, and few need it
-
-    return shutil.which(python, path=search_path)
 
 
 def _remove_directory(directory: str) -> None:

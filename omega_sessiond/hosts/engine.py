@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Protocol
+from typing import Any, Dict, List, Optional, Protocol, Sequence
 
 from omega_sessiond.wire import Frame
 
@@ -23,9 +23,10 @@ class ErrorReport:
 
 class Outcome:
     """How a command ended: `status` is ok, error or interrupted; `displayed` says that a value was shown;
-    `exit_status` is what a forked child that came back from user code ends with."""
+    `exit_status` is what a forked child that came back from user code ends with; `lost` says in words why the state
+    went with this command although the host lives on: the next command is told."""
 
-    __slots__ = ("displayed", "error", "exit_status", "should_exit", "status")
+    __slots__ = ("displayed", "error", "exit_status", "lost", "should_exit", "status")
 
     def __init__(
         self,
@@ -34,12 +35,64 @@ class Outcome:
         error: Optional[ErrorReport] = None,
         should_exit: bool = False,
         exit_status: int = 0,
+        lost: Optional[str] = None,
     ) -> None:
         self.status = status
         self.displayed = displayed
         self.error = error
         self.should_exit = should_exit
         self.exit_status = exit_status
+        self.lost = lost
+
+
+class Question(Protocol):
+    """One request for input that is open; see Desk.question."""
+
+    answered: bool
+    text: Optional[str]
+
+
+class Printer(Protocol):
+    """Where output goes: the host's Output."""
+
+    def write(self, stream: str, text: str) -> None:
+        """Text of `stdout` or `stderr`. Waits while the daemon is far behind."""
+
+    def show(self, stream: str, text: str) -> None:
+        """Text of `result` or `traceback`, at the end of an execution."""
+
+
+class Wakeup(Protocol):
+    """Readable when the main thread should look around: an answer, a signal, the end. `wait` silences it."""
+
+    def fileno(self) -> int: ...
+
+    def wait(self) -> None: ...
+
+
+class Desk(Protocol):
+    """What the host is to an engine whose work is done by another process: it waits in a poll() of its own, with
+    `bell` in it, and looks at `border.pending` and its questions when that rings."""
+
+    @property
+    def bell(self) -> Wakeup: ...
+
+    @property
+    def printer(self) -> Printer: ...
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the session ends: stop waiting and return."""
+
+    def question(self, prompt: str, secret: bool) -> Optional[Question]:
+        """Ask for a line of input without waiting for it; the bell rings when `answered`, and `text` None is the end
+        of input. None when nobody can answer."""
+
+    def withdraw(self, question: Question) -> None:
+        """Nobody wants the answer any more."""
+
+
+Options = Dict[str, Any]
 
 
 class Engine(Protocol):
@@ -59,6 +112,12 @@ class Engine(Protocol):
     """
 
     version: str
+
+    watched: Sequence[int]
+    """Descriptors on which something can happen between commands; a new object when they change."""
+
+    def attend(self) -> None:
+        """Something can be read from one of `watched`, at rest."""
 
     def execute(self, execution_id: int, code: str) -> Outcome: ...
 

@@ -13,11 +13,12 @@ import signal
 import sys
 import time
 from _thread import allocate_lock, get_ident
-from typing import Any, Dict, Optional, Set, Union
+from typing import Any, Dict, Optional, Sequence, Set, Union
 
 import omega_sessiond
 from omega_sessiond import wire
 from omega_sessiond.hosts import border
+from omega_sessiond.hosts import engine as contract
 from omega_sessiond.hosts.bell import Bell
 from omega_sessiond.hosts.engine import Engine, ErrorReport, Outcome
 from omega_sessiond.hosts.helper import Helper
@@ -82,9 +83,24 @@ class Host:
         self._interrupts_before = 0
         self._mine: Optional[Connection] = None  # the connection the main thread waits on: only it may close it
         self._poll = select.poll()
+        self._watched: Sequence[int] = ()
         self._fork_lock = allocate_lock()
         self._is_prepared = False
         self._mask: Set[Union[int, signal.Signals]] = set()
+
+    # ---- what an engine may use ----
+
+    @property
+    def bell(self) -> Bell:
+        return self._bell
+
+    @property
+    def printer(self) -> Output:
+        return self.output
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._leaving is not None
 
     # ---- life ----
 
@@ -151,6 +167,8 @@ class Host:
             connection = self._change_connection()
         if connection is not None and connection.bodies:
             return connection
+        if self._engine.watched is not self._watched:
+            self._watch()
         timeout = None if self._fork_lock.locked() or self.helper.start() else HELPER_RETRY_MS
         ready = self._poll.poll(timeout)
         for descriptor, event in ready:
@@ -160,9 +178,21 @@ class Host:
                 self._bell.wait()
                 if border.pending:
                     self._run_deferred_signals()
+            elif descriptor in self._watched:
+                self._engine.attend()
             elif connection is not None and connection is self.outbox.connection:
                 self._read(connection)
         return connection
+
+    def _watch(self) -> None:
+        for descriptor in self._watched:
+            try:
+                self._poll.unregister(descriptor)
+            except KeyError:
+                pass  # this poll never had it
+        self._watched = self._engine.watched
+        for descriptor in self._watched:
+            self._poll.register(descriptor, select.POLLIN)
 
     def _change_connection(self) -> Optional[Connection]:
         with self.outbox.lock:
@@ -170,6 +200,7 @@ class Host:
                 self._mine.close()
             self._mine = connection = self.outbox.connection
         self._poll = select.poll()
+        self._watched = ()
         self._poll.register(self._bell, select.POLLIN)
         if connection is not None:
             self._poll.register(connection, select.POLLIN)
@@ -272,6 +303,8 @@ class Host:
                 quote(plain(outcome.error.message)),
                 quote(plain(outcome.error.traceback)),
             )
+        if outcome.lost is not None:
+            fields += ',"lost":%s' % quote(plain(outcome.lost))
         if outcome.should_exit:
             fields += ',"should_exit":true'
         if dropped:
@@ -304,8 +337,21 @@ class Host:
         if self.outbox.backlog:
             self.helper.bell.ring()
 
+    # ---- input ----
+
     def ask(self, prompt: str, secret: bool) -> Optional[str]:
         """input(): tell the daemon and wait for the line. None at the end of input, in a forked child too."""
+        question = self.question(prompt, secret)
+        if question is None:
+            return None
+        try:
+            self._wait_for_answer(question)
+        finally:
+            self.withdraw(question)
+        return question.text
+
+    def question(self, prompt: str, secret: bool) -> Optional[Question]:
+        """Tell the daemon that input is wanted. None where nobody could answer."""
         if self.forked or not self.running or self.helper.is_current():
             return None
         self.output.flush()
@@ -323,13 +369,12 @@ class Host:
             unsent = self.outbox.commit()
         if unsent:
             self.helper.bell.ring()
-        try:
-            self._wait_for_answer(question)
-        finally:
-            with self.outbox.lock:
-                if self._question is question:
-                    self._question = None
-        return question.text
+        return question
+
+    def withdraw(self, question: contract.Question) -> None:
+        with self.outbox.lock:
+            if self._question is question:
+                self._question = None
 
     def _wait_for_answer(self, question: Question) -> None:
         if get_ident() != self._main_thread:

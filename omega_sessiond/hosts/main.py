@@ -15,18 +15,22 @@ if _HAS_SCRIPT_DIRECTORY:
 import json  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
+from importlib import import_module  # noqa: E402
 from importlib.util import module_from_spec, spec_from_file_location  # noqa: E402
 from typing import Any  # noqa: E402
 
 PACKAGE = "omega_sessiond"
+KINDS = ("python", "lines", "jupyter")
+"""Of engines: the names of their modules here."""
+
 EXIT_USAGE = 2
 DATA_BYTES = 64 * 1024 * 1024
 """Of one execution's rich results, where a launch file of before there were any does not say."""
 
 
-def load_package() -> tuple[Any, dict[str, Any]]:
+def load_package(kind: str) -> tuple[Any, Any]:
     """Import the host's modules without a trace: the user's own `import omega_sessiond` is the user's. Returns the
-    host's loop and its engines by name."""
+    host's loop and what makes an engine of this kind of the host and its options; no other kind's code is loaded."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     spec = spec_from_file_location(PACKAGE, os.path.join(root, "__init__.py"), submodule_search_locations=[root])
     assert spec is not None and spec.loader is not None
@@ -34,11 +38,12 @@ def load_package() -> tuple[Any, dict[str, Any]]:
     sys.modules[PACKAGE] = package
     spec.loader.exec_module(package)
 
-    from omega_sessiond.hosts import border, loop, python
+    from omega_sessiond.hosts import border, loop
 
+    engine = import_module("omega_sessiond.hosts." + kind)
     names = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
     border.own([sys.modules.pop(name) for name in names] + [sys.modules["__main__"]])
-    return loop, {"python": python.PythonEngine}
+    return loop, engine.make
 
 
 def main(arguments: list[str]) -> int:
@@ -53,15 +58,16 @@ def main(arguments: list[str]) -> int:
     trouble = os.dup(int(arguments[2]))  # not inheritable, and no descriptor that is about to be replaced
     if int(arguments[2]) > 2:
         os.close(int(arguments[2]))
-    loop, engines = load_package()
-    if launch["engine"] not in engines:
-        sys.stderr.write("no engine %r in this host\n" % launch["engine"])
+    kind = launch.get("kind", "python")
+    if kind not in KINDS:
+        sys.stderr.write("no engine of kind %r in this host\n" % kind)
         return EXIT_USAGE
+    loop, make = load_package(kind)
     restore_limit(launch.get("nofile"))
     sys.argv = [""]
     bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
     host = loop.Host(launch["session"], launch["log"], listener, trouble, *bounds)
-    host.start(engines[launch["engine"]](host.output, host.ask))
+    host.start(make(host, launch.get("options", {})))
     if _HAS_SCRIPT_DIRECTORY:
         sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it
     try:

@@ -39,6 +39,7 @@ class PythonEngine:
     """Evaluates in a fresh `__main__`. Made once in a process: it replaces the standard streams, `input` and the
     display hook."""
 
+    watched = ()  # all that happens between commands happens in this process
     version = sys.version.split()[0].rstrip("+")
 
     def __init__(self, output: Output, ask: Ask) -> None:
@@ -182,6 +183,9 @@ class PythonEngine:
             return False
         return True
 
+    def attend(self) -> None:
+        pass
+
     def tell(self, error: BaseException) -> None:
         self._output.write("stderr", reports.describe(error).traceback)
 
@@ -281,6 +285,11 @@ class PythonEngine:
 
     def close(self) -> None:
         border.run_user(atexit._run_exitfuncs)
+
+
+def make(host: Any, options: Dict[str, Any]) -> PythonEngine:
+    """The engine of this host; it has no options."""
+    return PythonEngine(host.output, host.ask)
 
 
 def fresh_main() -> types.ModuleType:

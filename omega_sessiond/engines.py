@@ -1,0 +1,151 @@
+"""The catalogue: which engines this machine has, what runs each, and why another is not here.
+
+`python` is built in; line REPLs are presets (presets.py); `jupyter:KERNEL` is any kernel that Jupyter would find.
+Knows files and settings; starts nothing and imports nothing of hosts/ or Jupyter.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from omega_sessiond import kernelspecs, presets
+from omega_sessiond.config import Settings
+from omega_sessiond.errors import EngineUnavailable, InvalidField
+from omega_sessiond.messages import Engine
+
+Kind = Literal["python", "lines", "jupyter"]
+
+JUPYTER = "jupyter:"
+
+
+class Resolved(Struct, frozen=True):
+    """What a session's hosts need: `python` is the interpreter the user chose, None where the daemon's own runs the
+    host; `options` are the engine's, as its class in hosts/ takes them."""
+
+    kind: Kind
+    python: str | None
+    options: dict[str, Any] = {}
+
+
+class Catalogue:
+    """The engines of one daemon's settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._presets: dict[str, presets.LinePreset] | None = None
+
+    def resolve(self, name: str, python: str | None, env: dict[str, str]) -> Resolved:
+        """What engine `name` is for a session with this environment. Raises EngineUnavailable, which says why it is
+        not here and what to do about it."""
+        if name == "python":
+            return Resolved("python", self._python(python, env))
+        if python is not None:
+            raise InvalidField(f"`python` has no meaning for the engine '{name}'", hint="Leave it out.")
+        if name.startswith(JUPYTER):
+            return self._kernel(name, env)
+        preset = self._lines().get(name)
+        if preset is None:
+            raise EngineUnavailable(f"There is no engine '{name}' here", hint=self._nearest(name))
+        command, why = _command(preset, env)
+        if why is not None:
+            raise EngineUnavailable(f"The engine '{name}' is not available: {why}", hint=_install(name, preset))
+        options = {**msgspec.to_builtins(preset), "name": name, "command": command}
+        return Resolved("lines", None, options)
+
+    def list(self) -> list[Engine]:
+        """Every engine known here, with the reason why one cannot be used."""
+        env = dict(os.environ)
+        python = self._settings.python or base_python()
+        found = find_program(python, None)
+        engines = [Engine("python", "python", found is not None, found, None, _missing(python) if not found else None)]
+        for name, preset in sorted(self._lines().items()):
+            command, why = _command(preset, env)
+            if why is not None:
+                why = f"{why}; {_install(name, preset)}"
+            engines.append(Engine(name, "lines", why is None, command[0] if why is None else None, None, why))
+        why = None if kernelspecs.has_client() else kernelspecs.MISSING_EXTRA
+        for name, place in sorted(kernelspecs.find(env).items()):
+            engines.append(Engine(JUPYTER + name, "jupyter", why is None, place, None, why))
+        return engines
+
+    def _lines(self) -> dict[str, presets.LinePreset]:
+        if self._presets is None:
+            self._presets = presets.read(self._settings.engines)
+        return self._presets
+
+    def _python(self, python: str | None, env: dict[str, str]) -> str:
+        python = python or self._settings.python or base_python()
+        found = find_program(python, env.get("PATH"))
+        if found is None:
+            raise EngineUnavailable(
+                f"There is no interpreter '{python}'", hint="Name an executable file, or leave `python` out."
+            )
+        return os.path.abspath(found)
+
+    def _kernel(self, name: str, env: dict[str, str]) -> Resolved:
+        kernel = name.removeprefix(JUPYTER)
+        if not kernelspecs.has_client():
+            raise EngineUnavailable(
+                f"The engine '{name}' is not available: {kernelspecs.MISSING_EXTRA}",
+                hint="After that: 'omegactl service restart'.",
+            )
+        place = kernelspecs.find(env).get(kernel.lower())
+        if place is None:
+            raise EngineUnavailable(
+                f"There is no Jupyter kernel '{kernel}' here", hint="'omegactl engines' lists the kernels that are."
+            )
+        return Resolved("jupyter", None, {"kernel": kernel.lower(), "directory": place})
+
+    def _nearest(self, name: str) -> str:
+        import difflib  # for a mistake alone
+
+        near = difflib.get_close_matches(name, ["python", *self._lines()], n=1)
+        return f"Did you mean '{near[0]}'? " * bool(near) + "'omegactl engines' lists the engines of this machine."
+
+
+def base_python() -> str:
+    """The interpreter behind the daemon's own environment, as if the user had typed python3."""
+    return getattr(sys, "_base_executable", "") or sys.executable
+
+
+def find_program(program: str, search_path: str | None) -> str | None:
+    """The executable file that `program` names, if there is one."""
+    program = os.path.expanduser(program)
+    if os.path.isabs(program):
+        return program if os.path.isfile(program) and os.access(program, os.X_OK) else None
+    import shutil  # with all it knows of archives it takes as long to import as the journal, and few need it
+
+    return shutil.which(program, path=search_path)
+
+
+def _command(preset: presets.LinePreset, env: dict[str, str]) -> tuple[list[str], str | None]:
+    """The command with its program as a path, and why it cannot be had."""
+    command, source = preset.command, ""
+    given = env.get(preset.command_variable, "") if preset.command_variable else ""
+    if given:
+        source = f", which {preset.command_variable} names"
+        import shlex  # for a command line alone
+
+        try:
+            command = shlex.split(given)
+        except ValueError as error:
+            return command, f"{preset.command_variable} is no command line ({error})"
+        if not command:
+            return preset.command, f"{preset.command_variable} is empty"
+    found = find_program(command[0], env.get("PATH"))
+    if found is None:
+        return command, _missing(command[0]) + source
+    return [os.path.abspath(found), *command[1:]], None
+
+
+def _missing(program: str) -> str:
+    return f"there is no program '{program}'" + ("" if os.path.isabs(program) else " on PATH")
+
+
+def _install(name: str, preset: presets.LinePreset) -> str:
+    return preset.install_hint or f"install it, or give its path as `command` in [engines.{name}] of the settings"

@@ -1,0 +1,110 @@
+"""The catalogue of engines: what is found, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from omega_sessiond.config import Settings
+from omega_sessiond.engines import Catalogue
+from omega_sessiond.errors import ConfigError, EngineUnavailable, InvalidField
+
+ENV = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+
+
+def _catalogue(**tables: dict[str, object]) -> Catalogue:
+    return Catalogue(Settings(engines=tables))
+
+
+def _kernel(directory: Path, name: str) -> None:
+    place = directory / "kernels" / name
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text(json.dumps({"argv": ["true"], "display_name": name, "language": "none"}))
+
+
+def test_python_is_the_users() -> None:
+    """The engine python is an interpreter of the session's PATH."""
+    resolved = _catalogue().resolve("python", "python3", {"PATH": os.path.dirname(sys.executable)})
+    assert resolved.kind == "python"
+    assert resolved.python is not None and resolved.python.endswith("/python3")
+
+
+def test_unknown_engine_names_the_nearest() -> None:
+    """An engine that does not exist is refused with the nearest one that does."""
+    with pytest.raises(EngineUnavailable) as refusal:
+        _catalogue(shell={"command": ["sh"]}).resolve("shel", None, ENV)
+    assert "'shell'" in refusal.value.hint
+
+
+def test_table_of_the_settings_is_an_engine(tmp_path: Path) -> None:
+    """A table in the settings adds an engine, whose program is found on the session's PATH."""
+    program = tmp_path / "toy"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    resolved = _catalogue(toy={"command": ["toy", "-q"]}).resolve("toy", None, {"PATH": str(tmp_path)})
+    assert (resolved.kind, resolved.python) == ("lines", None)
+    assert resolved.options["command"] == [str(program), "-q"]
+
+
+def test_missing_program_says_what_to_do() -> None:
+    """An engine whose program is missing is refused with the program's name and the next step."""
+    catalogue = _catalogue(toy={"command": ["no-such-repl"], "install_hint": "apt install toy"})
+    with pytest.raises(EngineUnavailable, match="no program 'no-such-repl' on PATH") as refusal:
+        catalogue.resolve("toy", None, ENV)
+    assert refusal.value.hint == "apt install toy"
+    listed = {engine.name: engine for engine in catalogue.list()}
+    assert not listed["toy"].available
+    assert "no-such-repl" in (listed["toy"].unavailable or "") and "apt install toy" in (
+        listed["toy"].unavailable or ""
+    )
+
+
+def test_command_from_a_variable(tmp_path: Path) -> None:
+    """Where the preset names a variable, the session's environment may hold the whole command line."""
+    catalogue = _catalogue(toy={"command": ["no-such-repl"], "command_variable": "TOY"})
+    resolved = catalogue.resolve("toy", None, {**ENV, "TOY": "sh -c 'echo hi'"})
+    assert resolved.options["command"][1:] == ["-c", "echo hi"]
+    with pytest.raises(EngineUnavailable, match="no command line"):
+        catalogue.resolve("toy", None, {**ENV, "TOY": "sh 'open"})
+
+
+def test_interpreter_for_another_engine_is_refused() -> None:
+    """`python` beside an engine that is not Python is an error, not ignored."""
+    with pytest.raises(InvalidField, match="no meaning"):
+        _catalogue(shell={"command": ["sh"]}).resolve("shell", "python3", ENV)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "words"),
+    [
+        ("Toy", {"command": ["sh"]}, "cannot be the name"),
+        ("python", {"command": ["sh"]}, "cannot be the name"),
+        ("toy", {}, "no `command`"),
+        ("toy", {"command": []}, "engines.toy.command"),
+        ("toy", {"comand": ["sh"]}, "unknown field `comand`"),
+        ("toy", {"command": "sh"}, "engines.toy.command"),
+        ("toy", {"like": "nothing"}, "no shipped engine 'nothing'"),
+    ],
+)
+def test_wrong_table_is_refused(name: str, table: dict[str, object], words: str) -> None:
+    """A table that describes no engine is an error that names the place in the settings."""
+    with pytest.raises(ConfigError) as refusal:
+        _catalogue(**{name: table}).list()
+    assert words in refusal.value.message
+
+
+def test_kernels_are_found_where_jupyter_finds_them(tmp_path: Path) -> None:
+    """A kernel installed in a data directory of Jupyter's is an engine, the nearer of two with one name."""
+    near, far = tmp_path / "near", tmp_path / "far"
+    _kernel(near, "toy")
+    _kernel(far, "toy")
+    env = {**ENV, "JUPYTER_PATH": f"{near}:{far}"}
+    resolved = _catalogue().resolve("jupyter:toy", None, env)
+    assert resolved.kind == "jupyter"
+    assert resolved.options == {"kernel": "toy", "directory": str(near / "kernels" / "toy")}
+    with pytest.raises(EngineUnavailable, match="no Jupyter kernel 'nothing'"):
+        _catalogue().resolve("jupyter:nothing", None, env)
