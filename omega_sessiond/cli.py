@@ -22,6 +22,7 @@ from omega_sessiond.screen import FORMATS, Screen
 from omega_sessiond.shortcut import Begun
 from omega_sessiond.terminal import one_line
 
+SERVICE_VERBS = ("status", "start", "stop", "restart", "enable", "disable", "reset-failed")
 SORT_KEYS = ("name", "state", "engine", "created", "used", "count")
 
 EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable,
@@ -236,8 +237,7 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 
 def _add_service(add: Any) -> None:
     command = add("service", "cli_service:service", "the daemon: its status, start and stop")
-    command.add_argument("verb", choices=("status", "start", "stop", "restart", "enable", "disable"), metavar="VERB",
-                         help="status, start, stop, restart, enable, disable")  # fmt: skip
+    command.add_argument("verb", choices=SERVICE_VERBS, metavar="VERB", help=", ".join(SERVICE_VERBS))
     command.add_argument("--sessions", action="store_true", help="stop: end the sessions, too")
     command.add_argument("--json", action="store_true", help="status: as JSON")
     command = add("logs", "cli_service:logs", "what the daemon logs, or the host of one session")

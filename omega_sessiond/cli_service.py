@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from omega_sessiond import __version__, manager, paths
+from omega_sessiond import __version__, control, manager, paths
 from omega_sessiond.cli_sessions import state_word
 from omega_sessiond.client import Client, session_path
-from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError, SessionNotFound
-from omega_sessiond.invocation import Invocation, TimedOut, UsageError
-from omega_sessiond.launch import Backoff
+from omega_sessiond.errors import OmegaError, SessionNotFound
+from omega_sessiond.invocation import Invocation, UsageError
 from omega_sessiond.screen import Screen
 from omega_sessiond.target import managed_socket
 
 Json = dict[str, Any]
-
-STOP_S = 30.0
-"""A daemon leaves within milliseconds of being asked, on a busy machine within seconds."""
 
 NOT_RUNNING = 3
 """systemctl's exit code for a unit that is not active: the same word in both ways."""
@@ -34,33 +29,16 @@ NOT_RUNNING = 3
 FOLLOW_S = 0.2
 """How often a followed log file is looked at."""
 
-WITH_SYSTEMD = "Run by systemd (systemctl --user)."
-WITHOUT_SYSTEMD = "Run in the background, without systemd"
-
-
-class NotManaged(Conflict):
-    """There is no service manager here to do it."""
-
-    code = "not_managed"
-    hint = "The daemon needs no start: the first command that needs it starts it in the background."
-
 
 def service(call: Invocation) -> int:
     """omegactl service."""
     args = call.args
     if args.sessions and args.verb != "stop":
         raise UsageError(f"--sessions goes with 'stop', not with '{args.verb}'")
-    units = manager.look()
-    is_managed = units is not None and units.are_installed and call.target.state_dir is not None
-    if is_managed and not _is_elsewhere(call):
-        assert units is not None, "is_managed says so"
-        return _Managed(call, units).do(args.verb)
-    return _Background(call, units).do(args.verb)
-
-
-def _is_elsewhere(call: Invocation) -> bool:
-    """Whether this shell means a state directory whose daemon runs beside the one of systemd."""
-    return call.target.socket_path != managed_socket() and os.path.exists(call.target.socket_path)
+    found = control.look(call.target)
+    if isinstance(found, control.Managed):
+        return _Managed(call, found).do(args.verb)
+    return _Background(call, found).do(args.verb)
 
 
 # ---- systemd runs it ----
@@ -69,67 +47,46 @@ def _is_elsewhere(call: Invocation) -> bool:
 class _Managed:
     """The service as systemd has it."""
 
-    def __init__(self, call: Invocation, units: manager.Units) -> None:
+    def __init__(self, call: Invocation, found: control.Managed) -> None:
         self._call = call
-        self._units = units
+        self._found = found
 
     def do(self, verb: str) -> int:
         """One verb; systemctl's exit code."""
-        screen = self._call.screen
-        match verb:
-            case "status":
-                return self._status()
-            case "start":
-                code = manager.systemctl("start", manager.SOCKET)
-                done = f"Listening: {manager.SOCKET} is active, the first request starts the daemon."
-            case "stop":
-                code = self._stop()
-                done = "Stopped: nothing starts the daemon until 'omegactl service start'."
-                if not self._call.args.sessions:
-                    done += " Sessions go on."
-            case "restart":
-                code = manager.systemctl("restart", manager.SERVICE)
-                done = "Restarted; sessions go on."
-            case "enable":
-                code = manager.systemctl("enable", "--now", manager.SOCKET)
-                done = "Enabled: systemd listens for the daemon from your next login on, and now."
-            case _:
-                code = manager.systemctl("disable", manager.SOCKET)
-                done = "Disabled: systemd does not listen any more after your next login; it does until then."
+        if verb == "status":
+            return self._status()
+        known: control.Verb = verb  # type: ignore[assignment] # argparse has let only these through
+        ends_sessions = self._call.args.sessions
+        if ends_sessions and self._found.service.active == "active":
+            # Those without a scope (of a daemon from before the units) end by the daemon's own hand.
+            _end_sessions(self._call)
+        code = 0
+        for step in self._found.steps(known):
+            code = code or manager.systemctl(*step, *([manager.SESSIONS_SLICE] if ends_sessions else []))
+        screen, way = self._call.screen, self._found.way
         if code == 0:
-            screen.say(f"{done} {WITH_SYSTEMD}")
+            go_on = " Sessions go on." if verb == "stop" and not ends_sessions else ""
+            screen.say(f"{control.done(known)}{go_on} {way}")
         else:
-            screen.warn(
-                f"systemctl failed with exit code {code}; 'omegactl doctor' looks for the cause. {WITH_SYSTEMD}"
-            )
+            screen.warn(f"systemctl failed with exit code {code}; 'omegactl doctor' looks for the cause. {way}")
         return code
 
-    def _stop(self) -> int:
-        names = [manager.SOCKET, manager.SERVICE]
-        if manager.ask("is-active", manager.TCP_SOCKET) is not None:
-            names.insert(0, manager.TCP_SOCKET)
-        if self._call.args.sessions:
-            # Those without a scope (of a daemon from before the units) end by the daemon's own hand.
-            if self._units.service.active == "active":
-                _end_sessions(self._call)
-            names.append(manager.SESSIONS_SLICE)
-        return manager.systemctl("stop", *names)
-
     def _status(self) -> int:
-        screen, units = self._call.screen, self._units
+        screen, found = self._call.screen, self._found
         serving = None
-        if units.service.active == "active":
-            serving = _ask_server(self._call)
+        if found.service.active == "active":
+            serving = control.ask_server(self._call.target)
         if self._call.args.json:
-            screen.json({"managed_by": "systemd", "units": [unit._asdict() for unit in units], "server": serving})
+            units = [unit._asdict() for unit in found.units if unit.is_installed]
+            screen.json({"managed_by": "systemd", "units": units, "server": serving})
             quiet = ["systemctl", "--user", "--quiet", "status", manager.SERVICE]
             return subprocess.run(quiet, stdout=subprocess.DEVNULL).returncode
-        screen.line(WITH_SYSTEMD)
+        screen.line(found.way)
         if serving is not None:
             screen.line(_told(screen, serving))
-        elif units.socket.active == "active":
+        elif found.socket.active == "active":
             screen.line(
-                f"Listening; the first request starts the daemon ({manager.SERVICE} is {units.service.active})."
+                f"Listening; the first request starts the daemon ({manager.SERVICE} is {found.service.active})."
             )
         sys.stdout.flush()
         pager = [] if screen.is_terminal else ["--no-pager"]
@@ -142,16 +99,9 @@ class _Managed:
 class _Background:
     """The daemon as a process of its own, without systemd."""
 
-    def __init__(self, call: Invocation, units: manager.Units | None) -> None:
+    def __init__(self, call: Invocation, found: control.Background) -> None:
         self._call = call
-        if call.target.state_dir is None:
-            self._way = f"{WITHOUT_SYSTEMD}: --socket names a daemon of its own."
-        elif units is None:
-            self._way = f"{WITHOUT_SYSTEMD}: no user manager answers here."
-        elif not units.are_installed:
-            self._way = f"{WITHOUT_SYSTEMD}: its units are not installed (./install.sh does that)."
-        else:
-            self._way = f"{WITHOUT_SYSTEMD}: for the state directory of {call.target.origin}."
+        self._found = found
 
     def do(self, verb: str) -> int:
         """One verb; 0, or 3 when a status finds no daemon."""
@@ -163,17 +113,16 @@ class _Background:
             case "stop":
                 if self._call.args.sessions:
                     _end_sessions(self._call)
-                pid = self._stop()
-                self._say(f"Stopped the daemon (pid {pid})." if pid else "No daemon was running.")
-                return 0
+                self._say(self._found.act("stop"))
             case "restart":
-                self._stop()
+                self._found.stop()
                 return self._start()
             case _:
-                raise NotManaged(f"There is nothing to {verb}. {self._way}")
+                raise control.NotManaged(f"There is nothing to {verb}. {self._found.way}")
+        return 0
 
     def _say(self, text: str) -> None:
-        self._call.screen.say(f"{text} {self._way}")
+        self._call.screen.say(f"{text} {self._found.way}")
 
     def _start(self) -> int:
         if self._call.args.no_start:
@@ -183,69 +132,13 @@ class _Background:
         return 0
 
     def _status(self) -> int:
-        screen = self._call.screen
-        server = _ask_server(self._call)
+        screen, server = self._call.screen, self._found.server
         if self._call.args.json:
             screen.json({"managed_by": "client", "units": [], "server": server})
         else:
-            screen.line(self._way)
+            screen.line(self._found.way)
             screen.line(_told(screen, server) if server else "Not running; the first command that needs it starts it.")
         return 0 if server else NOT_RUNNING
-
-    def _stop(self) -> int | None:
-        """Ask the daemon to leave and see it gone; its pid, or None when none was there."""
-        server = _ask_server(self._call)
-        if server is None:
-            return None
-        pid: int = server["pid"]
-        if not hasattr(os, "pidfd_open"):
-            return self._stop_by_number(pid)
-        try:
-            process = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return pid
-        try:
-            # Between its answer and now it may have gone, and its number to another: the daemon is asked once more.
-            again = _ask_server(self._call)
-            if again is None or again["pid"] != pid:
-                return pid
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-            if not _is_readable(process, STOP_S):
-                raise _still_there(pid)
-        finally:
-            os.close(process)
-        return pid
-
-    def _stop_by_number(self, pid: int) -> int:
-        """Where the system has no pidfd: the daemon has gone when it answers no more."""
-        os.kill(pid, signal.SIGTERM)
-        backoff = Backoff(STOP_S)
-        while (server := _ask_server(self._call)) is not None and server["pid"] == pid:
-            if not backoff.pause():
-                raise _still_there(pid)
-        return pid
-
-
-def _still_there(pid: int) -> TimedOut:
-    return TimedOut(f"The daemon (pid {pid}) was asked to leave and is still there", hint="See 'omegactl logs'.")
-
-
-def _is_readable(descriptor: int, timeout_s: float) -> bool:
-    import select
-
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
-
-
-def _ask_server(call: Invocation) -> Json | None:
-    """What the daemon says of itself, or None when none runs; starts none."""
-    try:
-        with Client(call.target, may_start=False) as client:
-            server: Json = client.get("/api/server")
-    except DaemonUnreachable:
-        return None
-    return server
 
 
 def _told(screen: Screen, server: Json) -> str:
@@ -281,7 +174,7 @@ def logs(call: Invocation) -> int:
     if state_dir is None:
         raise UsageError("The log of a daemon named by --socket is not known here")
     units = manager.look()
-    if units is not None and units.are_installed and not _is_elsewhere(call):
+    if units is not None and units.are_installed and not control.is_elsewhere(call.target):
         chosen = [manager.scope(args.name, state_dir)] if args.name else [manager.SERVICE, manager.SOCKET]
         command = ["journalctl", "--user", *(f"--unit={unit}" for unit in chosen)]
         command += ["--follow"] if args.follow else []
@@ -344,7 +237,7 @@ def version(call: Invocation) -> int:
     units = manager.look()
     server = None
     if units is None or not units.are_asleep or call.target.socket_path != managed_socket():
-        server = _ask_server(call)
+        server = control.ask_server(call.target)
     running = server["version"] if server else None
     if call.args.json:
         call.screen.json({"client": __version__, "server": running})

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from omega_sessiond import paths
@@ -18,14 +20,24 @@ SERVICE = "omega-sessiond.service"
 TCP_SOCKET = "omega-sessiond-tcp.socket"
 SESSIONS_SLICE = "app-omega-sessions.slice"
 
+ACT_S = 120.0
+"""Starting and stopping take systemd as long as our units allow, half a minute; this is for one that is stuck."""
+
+_NOT_COUNTED = 2**63
+"""What systemd says, or more, where a quantity is not counted. Source: systemd's UINT64_MAX as "no value"."""
+
 ANSWER_S = 10.0
 """A manager answers in milliseconds; one that needs this long is taken for absent, and the user told by doctor."""
 
-_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState")
+_PROPERTIES = (
+    "Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState",
+    "StateChangeTimestampMonotonic", "MainPID", "MemoryCurrent",
+)  # fmt: skip
 
 
 class Unit(NamedTuple):
-    """One unit as systemctl shows it; `load` is "not-found" where there is none."""
+    """One unit as systemctl shows it; `load` is "not-found" where there is none. What systemd does not know or does
+    not count is None."""
 
     name: str
     load: str
@@ -33,6 +45,10 @@ class Unit(NamedTuple):
     sub: str
     result: str
     enabled: str
+    since: float | None = None
+    """When it came into this state, in seconds as time.time() counts them."""
+    pid: int | None = None
+    memory_bytes: int | None = None
 
     @property
     def is_installed(self) -> bool:
@@ -74,30 +90,62 @@ def may_exist() -> bool:
 
 def look() -> Units | None:
     """Our units, or None where no user manager answers."""
+    found = examine(SOCKET, SERVICE)
+    return None if found is None else Units(*found)
+
+
+def examine(*names: str) -> list[Unit] | None:
+    """These units, in this order, or None where no user manager answers."""
     if not may_exist():
         return None
-    shown = ask("show", "--property=" + ",".join(_PROPERTIES), SOCKET, SERVICE)
+    shown = ask("show", "--property=" + ",".join(_PROPERTIES), *names)
     if shown is None:
         return None
     blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.split("\n\n")]
-    found = {block.get("Id"): Unit(*(block.get(name, "") for name in _PROPERTIES)) for block in blocks}
-    return Units(*(found.get(name) or Unit(name, "not-found", "", "", "", "") for name in (SOCKET, SERVICE)))
+    found = {block.get("Id"): _unit(block) for block in blocks}
+    return [found.get(name) or Unit(name, "not-found", "", "", "", "") for name in names]
+
+
+def _unit(block: dict[str, str]) -> Unit:
+    *words, changed, pid, memory = (block.get(name, "") for name in _PROPERTIES)
+    name, load, active, sub, result, enabled = words
+    # systemd's own text of the time names the zone in a way that nobody reads back.
+    since = time.time() - (time.monotonic() - int(changed) / 1e6) if changed.isdecimal() and changed != "0" else None
+    return Unit(
+        name, load, active, sub, result, enabled, since, int(pid) if pid.isdecimal() and pid != "0" else None,
+        int(memory) if memory.isdecimal() and int(memory) < _NOT_COUNTED else None,
+    )  # fmt: skip
 
 
 def ask(*arguments: str) -> str | None:
     """What `systemctl --user` prints, or None where it fails."""
     try:
-        done = subprocess.run(
-            ["systemctl", "--user", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_S,
-        )
+        done = _captured(arguments, ANSWER_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Run `systemctl --user` away from our own streams; its exit code and what it said."""
+    try:
+        done = _captured(arguments, ACT_S)
+    except OSError as error:
+        return 127, str(error.strerror)
+    except subprocess.TimeoutExpired:
+        return 124, f"no end within {ACT_S:.0f} s"
+    return done.returncode, (done.stderr + done.stdout).strip()
+
+
+def _captured(arguments: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemctl", "--user", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+    )
 
 
 def systemctl(*arguments: str) -> int:

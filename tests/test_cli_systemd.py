@@ -16,6 +16,7 @@ from usermanager import UserManager
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SOCKET, SERVICE = "omega-sessiond.socket", "omega-sessiond.service"
+TCP_SOCKET = "omega-sessiond-tcp.socket"
 
 
 @pytest.fixture
@@ -123,6 +124,41 @@ def test_failed_service_is_told_and_healed(installed: UserManager, run: Run) -> 
         if line.startswith("systemctl"):
             installed.run("sh", "-c", line)
     assert run("ls").returncode == 0
+
+
+def test_failure_is_forgotten_by_one_command(installed: UserManager, run: Run) -> None:
+    """service reset-failed makes failed units listen again; where nothing has failed it is a start."""
+    installed.run("mkdir", "-p", ".config/omega-sessiond")
+    installed.run("sh", "-c", "echo 'max_queu = 3' > .config/omega-sessiond/config.toml")
+    installed.systemctl("start", SERVICE, check=False)
+    installed.wait_for_state(SERVICE, "failed")
+    installed.run("rm", ".config/omega-sessiond/config.toml")
+    done = run("service", "reset-failed")
+    assert (done.returncode, "The failure is forgotten" in done.stderr) == (0, True), done.stderr
+    assert run("ls").returncode == 0
+    run("service", "stop")
+    assert run("service", "reset-failed").returncode == 0
+    assert installed.show(SOCKET, "ActiveState") == "active"
+
+
+def test_tcp_comes_back_where_it_is_wanted(installed: UserManager, run: Run) -> None:
+    """The listener for TCP is stopped with the others and comes back with them while it is enabled; status shows it."""
+    installed.systemctl("enable", "--now", TCP_SOCKET)
+    assert run("service", "stop").returncode == 0
+    assert installed.show(TCP_SOCKET, "ActiveState") == "inactive"
+    assert run("service", "start").returncode == 0
+    assert installed.show(TCP_SOCKET, "ActiveState") == "active"
+    run("ls")
+    assert run("service", "start").returncode == 0, "under a running daemon, too"
+    shown = {unit["name"]: unit for unit in json.loads(run("service", "status", "--json").stdout)["units"]}
+    assert shown[TCP_SOCKET]["enabled"] == "enabled"
+    assert shown[SERVICE]["pid"] == int(installed.show(SERVICE, "MainPID"))
+    assert shown[SERVICE]["since"] is not None
+    assert run("service", "disable").returncode == 0
+    assert [installed.systemctl("is-enabled", name, check=False) for name in (SOCKET, TCP_SOCKET)] == ["disabled"] * 2
+    run("service", "stop")
+    run("service", "start")
+    assert installed.show(TCP_SOCKET, "ActiveState") == "inactive"
 
 
 def test_doctor_finds_units_that_are_not_there_or_stopped(user_manager: UserManager, test_venv: Path, run: Run) -> None:

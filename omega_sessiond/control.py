@@ -1,0 +1,223 @@
+"""The daemon as a person controls it: which of two ways runs it, how it stands, and what each verb does.
+
+Two ways run a daemon: the user's systemd, where our units are installed and it answers, or this program itself. The
+command line and the dashboard take both from here; what they say of it is theirs. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any, Literal, NamedTuple
+
+from omega_sessiond import manager
+from omega_sessiond.client import Client, find_daemon
+from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError
+from omega_sessiond.launch import Backoff
+from omega_sessiond.manager import SERVICE, SOCKET, TCP_SOCKET, Unit
+from omega_sessiond.target import Target, managed_socket
+
+Json = dict[str, Any]
+Verb = Literal["start", "stop", "restart", "enable", "disable", "reset-failed"]
+
+STOP_S = 30.0
+"""A daemon leaves within milliseconds of being asked, on a busy machine within seconds."""
+
+WITH_SYSTEMD = "Run by systemd (systemctl --user)."
+WITHOUT_SYSTEMD = "Run in the background, without systemd"
+
+_DONE: dict[Verb, str] = {
+    "start": f"Listening: {SOCKET} is active, the first request starts the daemon.",
+    "stop": "Stopped: nothing starts the daemon until 'omegactl service start'.",
+    "restart": "Restarted; sessions go on.",
+    "enable": "Enabled: systemd listens for the daemon from your next login on, and now.",
+    "disable": "Disabled: systemd does not listen any more after your next login; it does until then.",
+    "reset-failed": f"The failure is forgotten: {SOCKET} is active, the first request starts the daemon.",
+}
+
+
+class NotManaged(Conflict):
+    """There is no service manager here to do it."""
+
+    code = "not_managed"
+    hint = "The daemon needs no start: the first command that needs it starts it in the background."
+
+
+class ServiceFailed(OmegaError):
+    """What was asked of the service was not done."""
+
+    code = "service_failed"
+    hint = "'omegactl doctor' looks for the cause."
+
+
+class NotGone(OmegaError):
+    """The daemon was asked to leave and is still there."""
+
+    code = "timed_out"
+    exit_code = 124
+    hint = "See 'omegactl logs'."
+
+
+class Managed(NamedTuple):
+    """The daemon as a service of the user's systemd."""
+
+    socket: Unit
+    service: Unit
+    tcp: Unit
+    way: str = WITH_SYSTEMD
+
+    @property
+    def units(self) -> tuple[Unit, Unit, Unit]:
+        return self.socket, self.service, self.tcp
+
+    @property
+    def failed(self) -> list[Unit]:
+        return [unit for unit in self.units if unit.active == "failed"]
+
+    def steps(self, verb: Verb) -> list[list[str]]:
+        """What `systemctl --user` is called with, in this order; the first failure ends it."""
+        match verb:
+            case "start":
+                return [["start", *self._listeners()]]
+            case "stop":
+                return [["stop", *self._all_sockets(), SERVICE]]
+            case "restart":
+                return [["restart", SERVICE]]
+            case "enable":
+                return [["enable", "--now", SOCKET]]
+            case "disable":
+                return [["disable", *self._all_sockets()]]
+            case "reset-failed":
+                # Of others it says that they are not loaded, and fails.
+                failed = [unit.name for unit in self.failed]
+                return [*([["reset-failed", *failed]] if failed else []), ["start", *self._listeners()]]
+
+    def _all_sockets(self) -> list[str]:
+        return [TCP_SOCKET, SOCKET] if self.tcp.is_installed else [SOCKET]
+
+    def _listeners(self) -> list[str]:
+        """The sockets to listen on. The one for TCP only where it is wanted, and not under a running daemon, which
+        gets its listeners when it starts: systemd would refuse."""
+        runs = self.service.active in ("active", "activating", "reloading")
+        is_wanted = self.tcp.is_installed and self.tcp.enabled.startswith("enabled")
+        return [SOCKET, TCP_SOCKET] if is_wanted and not runs else [SOCKET]
+
+    def act(self, verb: Verb) -> str:
+        """Do it; what is true now. Raises ServiceFailed with systemctl's words."""
+        for step in self.steps(verb):
+            code, said = manager.call(*step)
+            if code != 0:
+                raise ServiceFailed(
+                    f"systemctl --user {' '.join(step)} failed with exit code {code}" + (f": {said}" if said else "")
+                )
+        return done(verb)
+
+
+class Background(NamedTuple):
+    """The daemon as a process of its own. `server` is what it says of itself, None where none runs."""
+
+    target: Target
+    way: str
+    server: Json | None
+
+    def act(self, verb: Verb) -> str:
+        """Do it; what is true now. Raises NotManaged, NotGone or DaemonUnreachable."""
+        match verb:
+            case "start":
+                return f"Running: pid {self.start()['pid']}."
+            case "stop":
+                pid = self.stop()
+                return f"Stopped the daemon (pid {pid})." if pid else "No daemon was running."
+            case "restart":
+                self.stop()
+                return f"Restarted: pid {self.start()['pid']}; sessions go on."
+            case _:
+                raise NotManaged(f"There is nothing to {verb}. {self.way}")
+
+    def start(self) -> Json:
+        """See to it that a daemon runs; what it says of itself."""
+        with Client(find_daemon(self.target)) as client:
+            server: Json = client.get("/api/server")
+        return server
+
+    def stop(self) -> int | None:
+        """Ask the daemon to leave and see it gone; its pid, or None when none was there."""
+        server = ask_server(self.target)
+        if server is None:
+            return None
+        pid: int = server["pid"]
+        if not hasattr(os, "pidfd_open"):
+            return self._stop_by_number(pid)
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return pid
+        try:
+            # Between its answer and now it may have gone, and its number to another: the daemon is asked once more.
+            again = ask_server(self.target)
+            if again is None or again["pid"] != pid:
+                return pid
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            if not _is_readable(process, STOP_S):
+                raise _still_there(pid)
+        finally:
+            os.close(process)
+        return pid
+
+    def _stop_by_number(self, pid: int) -> int:
+        """Where the system has no pidfd: the daemon has gone when it answers no more."""
+        os.kill(pid, signal.SIGTERM)
+        backoff = Backoff(STOP_S)
+        while (server := ask_server(self.target)) is not None and server["pid"] == pid:
+            if not backoff.pause():
+                raise _still_there(pid)
+        return pid
+
+
+def look(target: Target) -> Managed | Background:
+    """Which way runs the daemon of this target, and how it stands. Starts and wakes none."""
+    known = manager.examine(SOCKET, SERVICE, TCP_SOCKET)
+    if known is not None and known[0].is_installed and target.state_dir is not None and not is_elsewhere(target):
+        socket, service, tcp = known
+        return Managed(socket, service, tcp)
+    if target.state_dir is None:
+        why = "--socket names a daemon of its own"
+    elif known is None:
+        why = "no user manager answers here"
+    elif not known[0].is_installed:
+        why = "its units are not installed (./install.sh does that)"
+    else:
+        why = f"for the state directory of {target.origin}"
+    return Background(target, f"{WITHOUT_SYSTEMD}: {why}.", ask_server(target))
+
+
+def is_elsewhere(target: Target) -> bool:
+    """Whether the target is a state directory whose daemon runs beside the one of systemd."""
+    return target.socket_path != managed_socket() and os.path.exists(target.socket_path)
+
+
+def done(verb: Verb) -> str:
+    """What is true after a verb that systemd carried out."""
+    return _DONE[verb]
+
+
+def ask_server(target: Target) -> Json | None:
+    """What the daemon says of itself, or None when none runs; starts none. Where systemd listens, this wakes it."""
+    try:
+        with Client(target, may_start=False) as client:
+            server: Json = client.get("/api/server")
+    except DaemonUnreachable:
+        return None
+    return server
+
+
+def _still_there(pid: int) -> NotGone:
+    return NotGone(f"The daemon (pid {pid}) was asked to leave and is still there")
+
+
+def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
