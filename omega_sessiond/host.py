@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from omega_sessiond import paths, wire
+from omega_sessiond import eventloop, paths, wire
 from omega_sessiond.errors import HostFailed, OmegaError
 from omega_sessiond.link import Link
 from omega_sessiond.messages import Bye, HostFrame, HostHello, Limits, Step, now
@@ -249,6 +249,7 @@ class Host:
     def execute(self, execution_id: int, code: str) -> None:
         if self._link is not None:
             self._link.send({"t": "execute", "id": execution_id, "code": code})
+            eventloop.expect()
 
     def give_input(self, execution_id: int, text: str | None) -> None:
         if self._link is not None:

@@ -20,6 +20,7 @@ from typing import Literal
 from omega_sessiond import access, config, log, paths
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import ConfigError, InternalError, OmegaError, RuntimeDirError
+from omega_sessiond.eventloop import Loop
 from omega_sessiond.http import Frontend
 from omega_sessiond.journal import Journal
 from omega_sessiond.ownership import BACKLOG, ApiSocket, Lock, prepare
@@ -300,7 +301,8 @@ def serve(settings: Settings, *, with_tcp: bool) -> None:
     try:
         journal = Journal.open(paths.journal_file(settings.state_dir))
         try:
-            asyncio.run(_run(start, journal))
+            with asyncio.Runner(loop_factory=Loop) as runner:
+                runner.run(_run(start, journal))
         finally:
             journal.close()
     finally:
