@@ -102,6 +102,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     output_tail_bytes: Annotated[
         int, _setting("How much is kept from the end of an output that is larger than that.", ge=4096, le=64 * MIB)
     ] = MIB
+    data_max_bytes: Annotated[
+        int, _setting("How much of one execution's pictures, HTML and other rich data is kept.", ge=0, le=1024 * MIB)
+    ] = 64 * MIB
     events_kept: Annotated[
         int, _setting("How many past events GET /api/events can resume from.", ge=1000, le=100_000_000)
     ] = 100_000

@@ -12,6 +12,7 @@
     ├── NotFound                404
     │   ├── SessionNotFound
     │   ├── ExecutionNotFound
+    │   ├── DataNotFound            no such part, or one that was omitted
     │   └── RouteNotFound
     ├── MethodNotAllowed        405
     ├── RequestTimeout          408  half a request, then silence
@@ -125,6 +126,11 @@ class SessionNotFound(NotFound):
 class ExecutionNotFound(NotFound):
     code = "execution_not_found"
     hint = "GET /api/sessions/NAME/executions lists the executions of a session."
+
+
+class DataNotFound(NotFound):
+    code = "data_not_found"
+    hint = "`data` of the execution lists what it has."
 
 
 class RouteNotFound(NotFound):

@@ -56,6 +56,7 @@ class Launch(Struct, frozen=True):
     nofile: tuple[int, int] | None
     kind: Literal["python", "lines", "jupyter"] = "python"
     options: dict[str, Any] = {}
+    data_bytes: int = 64 * 1024 * 1024
 
     @property
     def interpreter(self) -> list[str]:

@@ -92,16 +92,25 @@ class Wait:
 
 
 class Stream:
-    """NDJSON for as long as there is some and the client stays."""
+    """A body made as it is sent: NDJSON for as long as there is some and the client stays, unless `content_type` says
+    otherwise. `headers` as for a Reply."""
 
-    __slots__ = ("chunks", "execution_id", "gone")
+    __slots__ = ("chunks", "content_type", "execution_id", "gone", "headers")
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], execution_id: int = 0, gone: Callable[[], None] | None = None
+        self,
+        chunks: AsyncIterator[bytes],
+        execution_id: int = 0,
+        gone: Callable[[], None] | None = None,
+        *,
+        content_type: str = NDJSON,
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.chunks = chunks
         self.execution_id = execution_id
         self.gone = gone
+        self.content_type = content_type
+        self.headers = headers
 
 
 class Route(Protocol):
@@ -285,7 +294,7 @@ class Exchange(Receiver):
         answer = route.handler(self._front.service, Call(self._params, query, body, self._accept))
         if isinstance(answer, Stream):
             self._watch(answer.execution_id, answer.gone)
-            self._start(self._stream(answer.chunks))
+            self._start(self._stream(answer))
         elif isinstance(answer, Wait):
             self._watch(answer.execution_id, answer.gone)
             self._wait(answer.awaited, answer.answer)
@@ -328,8 +337,10 @@ class Exchange(Receiver):
         except Exception:
             self._defect()
 
-    async def _stream(self, chunks: AsyncIterator[bytes]) -> None:
-        headers = HTTPHeaders({"Content-Type": NDJSON, "X-Content-Type-Options": "nosniff"})
+    async def _stream(self, answer: Stream) -> None:
+        chunks = answer.chunks
+        headers = HTTPHeaders({"Content-Type": answer.content_type, "X-Content-Type-Options": "nosniff"})
+        headers.update(answer.headers)
         if self._is_1_0:
             headers["Connection"] = "close"
             self._connection.is_leaving = True

@@ -25,6 +25,7 @@ from msgspec import Struct
 from omega_sessiond.database import Database
 from omega_sessiond.errors import JournalCorrupt, JournalError
 from omega_sessiond.messages import (
+    DataEvent,
     ErrorValue,
     Event,
     ExecutionFinished,
@@ -39,6 +40,7 @@ from omega_sessiond.messages import (
     SessionDeleted,
     Stream,
 )
+from omega_sessiond.parts import Parts
 
 EVENTS_BYTES = 4 * 1024 * 1024
 """About how much one answer of `events` holds at most: an event of output can be 256 KiB."""
@@ -185,6 +187,8 @@ class Journal:
         self._atomic = database.atomic
         self._execute = database.execute
         self._updates: dict[tuple[str, ...], str] = {}
+        self.parts = Parts(database)
+        """Their rich parts, in the same transactions."""
 
     @classmethod
     def open(cls, path: str) -> Journal:
@@ -496,7 +500,7 @@ class Journal:
 
     def append(self, event: Event) -> int:
         """Add an event that is told by itself; its id."""
-        execution_id = event.execution_id if isinstance(event, InputRequested | InputAnswered) else None
+        execution_id = event.execution_id if isinstance(event, InputRequested | InputAnswered | DataEvent) else None
         with self._atomic:
             return self._event(event.session_id, execution_id, _json(event))
 
@@ -509,7 +513,7 @@ class Journal:
         """Events after `since`, all or one execution's, oldest first: (id, JSON line without newline, `id` first).
 
         At most `limit` and at most about EVENTS_BYTES, so only an empty answer means that there are no more. Pruning
-        takes nothing of an execution but its prompts and answers.
+        takes nothing of an execution but its prompts, answers and data.
         """
         found: list[tuple[int, bytes]] = []
         size = 0

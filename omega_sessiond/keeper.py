@@ -35,6 +35,7 @@ from omega_sessiond.messages import (
     InputFrame,
     Lost,
     OutputFrame,
+    PartFrame,
     Reply,
     ResultFrame,
     Step,
@@ -68,7 +69,7 @@ EVENTS_PRUNED_EVERY = 1000
 """Commits between looks at how many events are kept: rare enough to cost nothing."""
 
 
-NUMBERED = (Took, OutputFrame, InputFrame, ResultFrame, Bye)
+NUMBERED = (Took, OutputFrame, PartFrame, InputFrame, ResultFrame, Bye)
 """The frames that stand in a host's log."""
 
 
@@ -163,7 +164,7 @@ class Keeper:
         for row in unfinished:
             known = self.work.get(row.id)
             work = known[1] if known else Work(row)
-            work.record, work.pieces = row, None
+            work.record, work.pieces, work.has_data = row, None, True
             live.work[row.id] = work
             self.work[row.id] = (live, work)
         return unfinished

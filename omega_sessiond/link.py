@@ -44,7 +44,7 @@ def decode(body: bytes) -> HostFrame | None:
         raise ProtocolError(f"A host sent a torn frame: {error}") from None
 
 
-KNOWN = frozenset(("took", "output", "input_request", "result", "bye", "reply", "hello"))
+KNOWN = frozenset(("took", "output", "data", "input_request", "result", "bye", "reply", "hello"))
 
 
 class _Connection:

@@ -22,11 +22,13 @@ reply's worth for most commands; more would be memory for every running session.
 
 
 class Work(Struct, eq=False):
-    """One unfinished execution. `pieces` is its output so far, None once that is only in the journal."""
+    """One unfinished execution. `pieces` is its output so far, None once that is only in the journal; `has_data`:
+    rich parts of it may stand there, too."""
 
     record: ExecutionRecord
     pieces: list[Piece] | None = []
     size: int = 0
+    has_data: bool = False
     timeout: asyncio.TimerHandle | None = None
     interrupt_reason: str | None = None
     secret: bool = False

@@ -26,6 +26,10 @@ Stream = Literal["stdout", "stderr", "result", "traceback"]
 an uncaught exception."""
 
 
+PartRole = Literal["display", "result"]
+"""Why there is a part: the command showed it on its way, or its value is that."""
+
+
 def now() -> str:
     """The present as the API writes times: ISO 8601, UTC, microseconds, `Z`."""
     return iso(time())
@@ -111,6 +115,26 @@ class Lost(Struct, frozen=True):
     reason: str
 
 
+class DataPart(Struct, frozen=True):
+    """One way to show something the command showed: a picture, HTML, JSON, …; `bundle` tells which belong together.
+
+    Its body is at `href`, where there is one; a short text or JSON value stands here too. `offset` is where in the
+    output it was shown, in bytes; `omitted` says why it has no body.
+    """
+
+    n: int
+    bundle: int
+    role: PartRole
+    offset: int
+    mime: str
+    size_bytes: int
+    href: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    json: Any = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    omitted: str | UnsetType = UNSET
+
+
 class Execution(Struct, frozen=True):
     """One command run in a session, wherever it appears."""
 
@@ -123,7 +147,7 @@ class Execution(Struct, frozen=True):
     stdout: str
     stderr: str
     result: str | None
-    data: None
+    data: list[DataPart] | None
     error: ErrorValue | None
     execution_count: int | None
     queued_at: str
@@ -381,6 +405,13 @@ class ExecutionFinished(Event, frozen=True):
     should_exit: bool
 
 
+class DataEvent(Event, frozen=True, tag="data"):
+    """A picture, HTML or other data has come, whole; its text is left to the execution."""
+
+    execution_id: int
+    part: DataPart
+
+
 class LateOutput(Event, frozen=True):
     """Output that came after its execution had ended: a background child's, a thread's."""
 
@@ -417,6 +448,8 @@ class GapEvent(Struct, frozen=True, tag_field="kind", tag="gap"):
 Number = Annotated[int, Meta(ge=0, le=2**53)]
 Timestamp = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 """Up to the end of the year 9999, as far as ISO 8601 goes."""
+MIME_PATTERN = r"^[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*\Z"
+"""A type without parameters: safe in a header as it stands."""
 
 
 class HostError(Struct, frozen=True):
@@ -441,6 +474,25 @@ class OutputFrame(Struct, frozen=True, tag_field="t", tag="output"):
     s: Stream
     off: Number
     text: str
+
+
+class PartFrame(Struct, frozen=True, tag_field="t", tag="data"):
+    """Bytes of part `n` of execution `id`, from `off` on, base64 in the frame. The first one describes the part: `mime`
+    is None in those that follow. `meta` is JSON as text, `place` where in the output the part was shown."""
+
+    seq: Number
+    id: Number
+    n: Number
+    off: Number = 0
+    body: bytes = b""
+    size: Number = 0
+    bundle: Number = 0
+    role: PartRole = "display"
+    place: Number = 0
+    mime: Annotated[str, Meta(pattern=MIME_PATTERN, max_length=255)] | None = None
+    enc: Literal["text", "json", "binary"] = "binary"
+    meta: str | None = None
+    omitted: str | None = None
 
 
 class InputFrame(Struct, frozen=True, tag_field="t", tag="input_request"):
@@ -499,4 +551,4 @@ class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
     secret: bool = True
 
 
-HostFrame = Took | OutputFrame | InputFrame | ResultFrame | Bye | Reply | HostHello
+HostFrame = Took | OutputFrame | PartFrame | InputFrame | ResultFrame | Bye | Reply | HostHello

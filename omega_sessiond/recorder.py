@@ -10,9 +10,11 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from omega_sessiond import views
 from omega_sessiond.journal import ExecutionRecord, Journal
 from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import (
+    DataEvent,
     ErrorValue,
     HostFrame,
     InputFrame,
@@ -20,6 +22,7 @@ from omega_sessiond.messages import (
     LateOutput,
     Lost,
     OutputFrame,
+    PartFrame,
     ResultFrame,
     SessionChanged,
     Stream,
@@ -62,6 +65,14 @@ class Recorder:
                 else:
                     journal.add_output(record, frame.id, frame.s, frame.off, frame.text, at)
                     work.keep(frame)
+            case PartFrame():
+                work = live.work.get(frame.id)
+                if work is not None:
+                    work.has_data = True
+                    part = journal.parts.add(frame)
+                    if part is not None:
+                        told = views.part(part, record.name, frame.id, has_text=False)
+                        journal.append(DataEvent(at, record.id, record.name, frame.id, told))
             case InputFrame(_, id, prompt, secret):
                 work = live.work.get(id)
                 if work is not None:

@@ -6,7 +6,7 @@ Knows the service's use-cases; decides nothing about sessions.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -14,12 +14,20 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta, Struct
 
-from omega_sessiond.errors import ExecutionNotFound, HostFailed, InvalidField, MethodNotAllowed, RouteNotFound
+from omega_sessiond.errors import (
+    DataNotFound,
+    ExecutionNotFound,
+    HostFailed,
+    InvalidField,
+    MethodNotAllowed,
+    RouteNotFound,
+)
 from omega_sessiond.http import NDJSON, TEXT, Call, Reply, Stream, Wait, header_text
 from omega_sessiond.messages import (
     UNFINISHED,
     CompleteRequest,
     CreateSession,
+    DataPart,
     EndRequest,
     ExecuteRequest,
     Execution,
@@ -37,6 +45,23 @@ from omega_sessiond.service import Service
 
 MAX_HEADER_VALUE = 4096
 """Of a header we make: clients refuse lines of 64 KiB, some of 8."""
+
+HEADER_PARTS = 10
+"""Rich parts named in the header of a bare reply; all of them are in the execution."""
+
+EXTENSIONS = {
+    "application/json": ".json",
+    "application/pdf": ".pdf",
+    "image/gif": ".gif",
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/svg+xml": ".svg",
+    "image/webp": ".webp",
+    "text/html": ".html",
+    "text/latex": ".tex",
+    "text/markdown": ".md",
+}
+"""What a saved part is called like."""
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -170,6 +195,28 @@ def output(service: Service, call: Call) -> Any:
     return service.find_output(call.params[0], _id(call), query.find)
 
 
+def data(service: Service, call: Call) -> Any:
+    """The bytes of a rich part. Whatever they are, a browser only saves them: in a page of ours they would have its
+    rights."""
+    name, id, number = call.params[0], _id(call), call.params[2]
+    if not (number.isascii() and number.isdigit() and len(number) <= 9):
+        raise DataNotFound(f"{number[:40]!r} is not the number of a part")
+    part, pieces = service.data(name, id, int(number))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    content_type = part.mime if part.encoding != "text" else f"{part.mime}; charset=utf-8"
+    file = f"{name}-{id}-{part.number}{EXTENSIONS.get(part.mime, '')}"
+    headers = (
+        ("Content-Length", str(part.size_bytes)),
+        ("Content-Disposition", f'attachment; filename="{file}"'),
+        ("Content-Security-Policy", "default-src 'none'; sandbox"),
+    )
+    return Stream(chunks(), content_type=content_type, headers=headers)
+
+
 async def interrupt(service: Service, call: Call) -> Any:
     return await service.interrupt(call.params[0], call.body)
 
@@ -231,12 +278,20 @@ def _execution_reply(execution: Execution, wanted: str, status: int) -> Reply:
         headers.append(("Omega-Should-Exit", "1"))
     if execution.lost is not None:
         headers.append(("Omega-Lost", _lost_header(execution.lost)))
+    if execution.data is not None:
+        headers.append(("Omega-Data", _data_header(execution.data)))
     if execution.truncated is not None:
         headers.append(("Omega-Truncated", msgspec.json.encode(execution.truncated).decode()))
     if execution.resumed_from is not None:
         headers.append(("Omega-Resumed-From", header_text(execution.resumed_from)[:MAX_HEADER_VALUE]))
     text = execution.output.encode("utf-8", "backslashreplace")
     return Reply(status, text, f"{TEXT}; charset=utf-8", tuple(headers))
+
+
+def _data_header(parts: list[DataPart]) -> str:
+    """The first parts: number, type, size."""
+    shown = ", ".join(f"{part.n} {part.mime} {part.size_bytes}" for part in parts[:HEADER_PARTS])
+    return shown if len(parts) <= HEADER_PARTS else shown + ", ..."
 
 
 def _lost_header(lost: Lost) -> str:
@@ -290,6 +345,7 @@ ROUTES = (
     Route("GET", _EXECUTIONS, executions, query=ExecutionsQuery),
     Route("GET", _EXECUTIONS + "/{id}", execution, query=ExecutionQuery),
     Route("GET", _EXECUTIONS + "/{id}/output", output, query=OutputQuery),
+    Route("GET", _EXECUTIONS + "/{id}/data/{n}", data),
     Route("GET", "/api/events", events, query=EventsQuery),
 )
 

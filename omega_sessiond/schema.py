@@ -110,6 +110,36 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             """,
         ),
     ),
+    (
+        "rich parts of executions",
+        (
+            """
+            CREATE TABLE parts (
+                id INTEGER PRIMARY KEY,
+                execution_id INTEGER NOT NULL REFERENCES executions (id) ON DELETE CASCADE,
+                number INTEGER NOT NULL CHECK (number >= 0),
+                bundle INTEGER NOT NULL CHECK (bundle >= 0),
+                role TEXT NOT NULL CHECK (role IN ('display', 'result')),
+                place INTEGER NOT NULL CHECK (place >= 0),    -- in bytes of the execution's combined output
+                mime TEXT NOT NULL,
+                encoding TEXT NOT NULL CHECK (encoding = 'text' OR encoding = 'json' OR encoding = 'binary'),
+                size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
+                metadata TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
+                omitted TEXT
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX parts_of_execution ON parts (execution_id, number)",
+            """
+            CREATE TABLE part_pieces (
+                id INTEGER PRIMARY KEY,
+                part_id INTEGER NOT NULL REFERENCES parts (id) ON DELETE CASCADE,
+                offset INTEGER NOT NULL CHECK (offset >= 0),
+                body BLOB NOT NULL CHECK (length(body) > 0)
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX part_pieces_in_order ON part_pieces (part_id, offset)",
+        ),
+    ),
 ]
 
 VERSION = len(MIGRATIONS)

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from omega_sessiond import __version__, paths, usage, views
@@ -21,6 +22,7 @@ from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import (
+    DataNotFound,
     ExecutionNotFound,
     HostFailed,
     IdempotencyConflict,
@@ -70,6 +72,7 @@ from omega_sessiond.messages import (
     now,
 )
 from omega_sessiond.messages import Session as SessionView
+from omega_sessiond.parts import PartRecord
 
 log = logging.getLogger("omega_sessiond.service")
 
@@ -239,6 +242,7 @@ class Service:
             log=paths.host_log(self._state_dir, id),
             head_bytes=settings.output_head_bytes,
             tail_bytes=settings.output_tail_bytes,
+            data_bytes=settings.data_max_bytes,
             nofile=self._nofile,
             kind=resolved.kind,
             options=resolved.options,
@@ -263,7 +267,7 @@ class Service:
         """Change limits, at once also those of the running host, and labels."""
         live = self._find(name)
         limits = live.record.limits
-        if request.limits is not msgspec.UNSET:
+        if request.limits is not UNSET:
             merged = msgspec.structs.asdict(limits) | request.limits
             try:
                 limits = msgspec.convert(merged, Limits)
@@ -271,7 +275,7 @@ class Service:
                 raise InvalidField(f"Wrong limit: {error}") from None
         before = live.record
         fields: dict[str, object] = {"limits": limits} if limits != before.limits else {}
-        if request.labels is not msgspec.UNSET:
+        if request.labels is not UNSET:
             fields["labels"] = dict(request.labels)
         try:
             with self._journal.atomic():
@@ -399,14 +403,17 @@ class Service:
     def _execution(self, row: ExecutionRecord, name: str, max_output: int | None, work: Work | None) -> Execution:
         bound = views.DEFAULT_MAX_OUTPUT if max_output is None else max_output
         if work is not None and work.pieces is not None and work.size * 4 <= bound:
-            return views.execution(row, name, views.Pieces(work.pieces))
+            parts = self._journal.parts.of(row.id) if work.has_data else ()
+            return views.execution(row, name, views.Pieces(work.pieces), parts)
         if work is not None:
             stored = self._journal.execution(row.session_id, row.id)
             row = row if stored is None else replace(row, output_bytes=stored.output_bytes)
         head = bound // 2
         pieces = self._journal.output(row.id, head, bound - head)
         shown = sum(len(text.encode()) for _, _, text in pieces)
-        return views.execution(row, name, views.Pieces(pieces, max(0, row.output_bytes - row.dropped_bytes - shown)))
+        parts = self._journal.parts.of(row.id) if work is None or work.has_data else ()
+        omitted = max(0, row.output_bytes - row.dropped_bytes - shown)
+        return views.execution(row, name, views.Pieces(pieces, omitted), parts)
 
     def abandoned(self, execution_id: int) -> None:
         """The only client of an execution with `on_disconnect: interrupt` has gone."""
@@ -444,6 +451,17 @@ class Service:
         text, start, following = self._journal.piece(execution_id, offset, limit)
         done = row.status not in UNFINISHED and following >= row.output_bytes
         return OutputPiece(start, text, following, row.output_bytes, row.dropped_bytes, done)
+
+    def data(self, name: str, execution_id: int, number: int) -> tuple[PartRecord, Iterator[bytes]]:
+        """A rich part and its bytes."""
+        row = self._row(self._find(name), execution_id)
+        record = self._journal.parts.one(execution_id, number)
+        if record is None or (not record.is_settled and row.status in UNFINISHED):
+            raise DataNotFound(f"Execution {execution_id} has no part {number}")
+        part = views.part(record, name, execution_id, has_text=False)
+        if part.omitted is not UNSET:
+            raise DataNotFound(f"Part {number} of execution {execution_id} was omitted: {part.omitted}")
+        return record, self._journal.parts.body(record)
 
     def find_output(self, name: str, execution_id: int, text: str) -> OutputMatches:
         """Where a literal text stands in the whole output."""
