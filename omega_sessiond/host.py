@@ -134,6 +134,8 @@ class Host:
         self._link: Link | None = None
         self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_question = 0
+        self._deaf_since = 0.0
+        self._was_put_down = False
         process.watch(self._died)
 
     @property
@@ -211,8 +213,14 @@ class Host:
                 hello = await link.open(self.session_id, have)
         except TimeoutError:
             raise HostFailed(f"The session's process has not answered within {timeout_s:g} s") from None
+        except ConnectionRefusedError:
+            self._deaf_since = self._deaf_since or time.monotonic()
+            raise HostFailed(
+                "Nobody listens in the session's process", hint="It may run another program now; 'kill' ends it."
+            ) from None
         except (OSError, OmegaError) as error:
             raise HostFailed(f"The session's process cannot be reached: {error}") from None
+        self._deaf_since = 0.0
         if self.process.exit is not None:
             link.close()
             raise HostFailed("The session's process has ended")
@@ -298,6 +306,18 @@ class Host:
             self._link.send_control({"t": "interrupt", "id": execution_id})
         return True
 
+    @property
+    def deaf_s(self) -> float:
+        """For how long nobody has listened on its socket, although the process lives."""
+        return time.monotonic() - self._deaf_since if self._deaf_since else 0.0
+
+    async def put_down(self, scopes: Scopes | None) -> None:
+        """End what has taken a host's place: it cannot be asked, and holds the session's scope."""
+        self._was_put_down = True
+        if scopes is not None and self.scope:
+            await scopes.kill(self.scope, signal.SIGKILL)
+        self.process.signal_group(signal.SIGKILL)
+
     async def end(self, scopes: Scopes | None, budget_s: float, *, at_rest: bool) -> list[Step]:
         """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`."""
         begun = time.monotonic()
@@ -337,6 +357,8 @@ class Host:
         """Why the host is dead, as far as it can be known. `oom_killed` is the kernel's word (cgroup v2), if any."""
         if bye is not None:
             return Death(left(bye), "left")
+        if self._was_put_down:
+            return Death("its process became another program (exec) and was ended", "killed")
         if oom_killed and exit.signal in (signal.SIGKILL, None) and exit.status is None:
             return Death("killed: out of memory" + self._memory_words(exit), "out_of_memory")
         if exit.signal == signal.SIGKILL and self._near_limit(exit):

@@ -59,6 +59,10 @@ TIMEOUT_GRACE_S = 5.0
 RECONNECT_S = (0.02, 2.0)
 """First and longest pause between attempts to reach a host that lives and does not answer."""
 
+DEAF_S = 2.0
+"""A host that lives and on whose socket nobody listens has become another program (exec) or closed it: it will not come
+back. One that is just dying looks the same, though not for so long."""
+
 DISMISS_S = 2.0
 """Time for a host that nobody recorded to leave when asked; it has done nothing, so it answers at once or never."""
 
@@ -556,6 +560,9 @@ class Keeper:
         first, longest = RECONNECT_S
         lasted_s = asyncio.get_running_loop().time() - live.connected_at
         live.pause_s = min(longest, max(first, 2 * live.pause_s)) if lasted_s < longest else 0.0
+        if live.pause_s == longest:
+            live.note = f"its process breaks every connection: {reason}; 'omegactl kill' ends it"
+            self.announce(live)
         self.handle(live, decide.HostUnreachable())
         live.settled.clear()
         self._spawn(self._reconnect(live, host))
@@ -570,6 +577,9 @@ class Keeper:
                 hello = await host.connect(live.record.host_seq, None)
             except HostFailed as error:
                 live.note = error.message
+                if host.deaf_s >= DEAF_S:
+                    await host.put_down(self.containment.scopes)
+                    return
                 await asyncio.sleep(pause)
                 pause = min(longest, pause * 2)
                 continue
@@ -582,7 +592,7 @@ class Keeper:
                 self.announce(live)
                 return
             live.connected_at = asyncio.get_running_loop().time()
-            live.note = None
+            live.note = live.note if live.pause_s == longest else None
             self.containment.note_limits(live)
             live.taken = max(live.taken, hello.last_taken)
             try:

@@ -147,6 +147,31 @@ while True:
     assert len(life.history("odd")) == 1
 
 
+def test_host_that_only_speaks_nonsense_is_told_of(life: Life, place: Place) -> None:
+    """A host that breaks each connection is said to, and can be ended."""
+    nonsense = """
+while True:
+    control, command, _ = connected()
+    command.sendall(b"\\xff" * 64)
+    while read(command):
+        pass
+"""
+    assert create(life, python=interpreter(place.base, "babbler", nonsense)).status == 201
+    wait_until(lambda: "breaks every connection" in (life.session("odd")["state_reason"] or ""), "it is told")
+    assert life.call("POST", "/api/sessions/odd/kill", {"budget_s": 0.2}).status == 200
+    assert life.session("odd")["state"] == "dead"
+
+
+def test_session_that_becomes_another_program_has_died(life: Life) -> None:
+    """Code that replaces its process by another program has ended its session: the program is ended too, and the next
+    command has a new host."""
+    id = life.begin("swap", "import os; os.execvp('sleep', ['sleep', '1000'])")
+    execution = life.get(f"/api/sessions/swap/executions/{id}?wait_s=30")
+    assert execution["status"] == "died"
+    assert "another program" in execution["error"]["message"]
+    assert life.run("swap", "40 + 2")["result"] == "42"
+
+
 def test_repeated_frames_count_once(life: Life, place: Place) -> None:
     """A host that sends every frame twice is believed once."""
     twice = """
