@@ -129,6 +129,12 @@ def _tail(text: str) -> int:
     return int(text)
 
 
+def _part(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of a part")
+    return int(text)
+
+
 def parser() -> Parser:
     """The whole grammar, from which the completions are made, too."""
     common = _common()
@@ -187,6 +193,10 @@ def _add_executions(add: Any) -> None:
     command.add_argument("--grep", metavar="RE", help="only lines that match")
     command.add_argument("--tail", type=_tail, metavar="N", help="only the last N lines")
     command.add_argument("--raw", action="store_true", help="with escape sequences, as it was written")
+    command.add_argument("--json", action="store_true", help="the whole execution, with all of its output")
+    command.add_argument("--save", metavar="FILE", help="a picture or other data instead; - is standard output")
+    command.add_argument("--data", type=_part, metavar="N", help="which one (default: what FILE is called like)")
+    command.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
 
 
 def _add_sessions(add: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from omega_sessiond.following import Detached, Following, LeftBehind, Text, notes
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.keyboard import Keyboard
+from omega_sessiond.richdata import how_to_get
 from omega_sessiond.screen import Screen
 
 Json = dict[str, Any]
@@ -147,3 +148,6 @@ def tell(screen: Screen, execution: Json) -> None:
     """On stderr, what a reader of the output alone would not know."""
     for note in notes(execution):
         screen.say(note)
+    if screen.talks_to_terminal:
+        for line in how_to_get(execution):
+            screen.say(line)

@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from omega_sessiond.cli_exec import exit_code, tell
+from omega_sessiond.cli_exec import UNBOUNDED, exit_code, tell
 from omega_sessiond.client import execution_path, session_path
 from omega_sessiond.errors import ExecutionNotFound, NotWaitingInput, SessionNotFound
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
+from omega_sessiond.richdata import save, summary
 from omega_sessiond.screen import Column, Screen, duration
 from omega_sessiond.terminal import PlainLines, Sanitizer, one_line
 
@@ -37,6 +38,7 @@ def columns(screen: Screen) -> list[Column]:
         Column("QUEUED", lambda row: screen.when(row["queued_at"])),
         Column("TOOK", lambda row: duration(_seconds(row)), is_right=True),
         Column("COUNT", lambda row: str(row["execution_count"] or "-"), is_wide=True, is_right=True),
+        Column("DATA", summary, is_wide=True),
         Column("STARTED", lambda row: screen.when(row["started_at"]), is_wide=True),
         Column("FINISHED", lambda row: screen.when(row["finished_at"]), is_wide=True),
         Column("COMMAND", lambda row: row["command"], is_flexible=True),
@@ -227,6 +229,16 @@ def output(call: Invocation) -> int:
     name, execution_id = _find(call, args.what)
     if execution_id is None:
         execution_id = _last(call, name)["id"]
+    saves = args.save is not None or args.data is not None
+    if saves or args.json:
+        if args.grep is not None or args.tail is not None or args.raw or (saves and args.json):
+            raise UsageError("--save, --data and --json go with nothing that shows text")
+        max_output = UNBOUNDED if args.json else 0
+        execution = call.client.get(execution_path(name, execution_id), max_output=max_output)
+        if saves:
+            return save(call, execution)
+        screen.json(execution)
+        return 0
     path = execution_path(name, execution_id) + "/output"
     pattern = None
     if args.grep is not None:

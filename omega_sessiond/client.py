@@ -97,6 +97,14 @@ class Client:
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """The decoded answer, None for an empty one. Raises the daemon's error, DaemonUnreachable or ProtocolError."""
+        content = self._answer(method, path, body)
+        return _decode(content) if content else None
+
+    def download(self, path: str) -> bytes:
+        """The whole answer as it is: what a rich part holds. Raises as `request`."""
+        return self._answer("GET", path, None)
+
+    def _answer(self, method: str, path: str, body: Any) -> bytes:
         backoff = Backoff(REPEAT_S)
         payload = _encode(body)
         self.was_repeated = False
@@ -120,10 +128,10 @@ class Client:
             else:
                 self._kept = connection
             if response.status < 400:
-                return _decode(content) if content else None
+                return content
             refusal = _refusal(response.status, content)
             if method == "DELETE" and self.was_repeated and isinstance(refusal, SessionNotFound):
-                return None  # the answer to the first attempt was lost
+                return b""  # the answer to the first attempt was lost
             if not isinstance(refusal, Stopping) or not backoff.pause():
                 raise refusal
             self.close()

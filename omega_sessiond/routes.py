@@ -22,6 +22,7 @@ from omega_sessiond.errors import (
     MethodNotAllowed,
     RouteNotFound,
 )
+from omega_sessiond.filetypes import extension
 from omega_sessiond.http import NDJSON, TEXT, Call, Reply, Stream, Wait, header_text
 from omega_sessiond.messages import (
     UNFINISHED,
@@ -48,20 +49,6 @@ MAX_HEADER_VALUE = 4096
 
 HEADER_PARTS = 10
 """Rich parts named in the header of a bare reply; all of them are in the execution."""
-
-EXTENSIONS = {
-    "application/json": ".json",
-    "application/pdf": ".pdf",
-    "image/gif": ".gif",
-    "image/jpeg": ".jpg",
-    "image/png": ".png",
-    "image/svg+xml": ".svg",
-    "image/webp": ".webp",
-    "text/html": ".html",
-    "text/latex": ".tex",
-    "text/markdown": ".md",
-}
-"""What a saved part is called like."""
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -208,7 +195,7 @@ def data(service: Service, call: Call) -> Any:
             yield piece
 
     content_type = part.mime if part.encoding != "text" else f"{part.mime}; charset=utf-8"
-    file = f"{name}-{id}-{part.number}{EXTENSIONS.get(part.mime, '')}"
+    file = f"{name}-{id}-{part.number}{extension(part.mime)}"
     headers = (
         ("Content-Length", str(part.size_bytes)),
         ("Content-Disposition", f'attachment; filename="{file}"'),

@@ -47,11 +47,11 @@ class Screen:
 
     def __init__(self, color: Literal["auto", "always", "never"] = "auto") -> None:
         self._out, self.is_terminal = _stream(sys.stdout)
-        self._err, self._talks_to_terminal = _stream(sys.stderr)
-        self.can_ask = sys.stdin is not None and sys.stdin.isatty() and self._talks_to_terminal
+        self._err, self.talks_to_terminal = _stream(sys.stderr)
+        self.can_ask = sys.stdin is not None and sys.stdin.isatty() and self.talks_to_terminal
         self.forces_colors = color == "always"
         self.has_colors = _wants_color(color, self.is_terminal)
-        self._colors_talk = _wants_color(color, self._talks_to_terminal)
+        self._colors_talk = _wants_color(color, self.talks_to_terminal)
         self.width = shutil.get_terminal_size().columns
 
     # ---- the two writers ----
@@ -59,6 +59,11 @@ class Screen:
     def write(self, text: str) -> None:
         """Data, as it is; whoever writes to a terminal has made it safe."""
         self._out.write(text.encode("utf-8", "backslashreplace"))
+        self._out.flush()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Data that is no text."""
+        self._out.write(data)
         self._out.flush()
 
     def line(self, text: str) -> None:

@@ -158,6 +158,7 @@ class _Head:
             and b"transfer-encoding" not in headers
             and status in EXIT_CODES
             and not any(field in headers for field in SPEAKING)
+            and not (b"omega-data" in headers and posix.isatty(2))  # a person is told how to get it
         )
 
 

@@ -23,7 +23,7 @@ PACKAGE = CHECKOUT / "omega_sessiond"
 HEAVY = {"asyncio", "dbus_fast", "msgspec", "sqlite3", "textual", "tornado"}
 """What no client loads: each costs more than all that a client does."""
 
-SHARED = {"errors", "paths", "terminal", "wire"}
+SHARED = {"errors", "filetypes", "paths", "terminal", "wire"}
 """Used on both sides."""
 
 
