@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from omega_sessiond import manager
@@ -119,6 +120,22 @@ class Background(NamedTuple):
     target: Target
     way: str
     server: Json | None
+
+    @property
+    def started(self) -> float | None:
+        """Since when it runs, in seconds as time.time() counts them."""
+        return None if self.server is None else datetime.fromisoformat(self.server["started_at"]).timestamp()
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What it has in memory, where the system says it."""
+        if self.server is None:
+            return None
+        try:
+            with open(f"/proc/{self.server['pid']}/statm", encoding="ascii") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError, IndexError):
+            return None
 
     def act(self, verb: Verb) -> str:
         """Do it; what is true now. Raises NotManaged, NotGone or DaemonUnreachable."""

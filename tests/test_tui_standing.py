@@ -1,0 +1,105 @@
+"""The service in words: each state it can be in has its own, with the next step, and only the keys that make sense."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from omega_sessiond.control import Background, Managed
+from omega_sessiond.manager import SERVICE, SOCKET, TCP_SOCKET, Unit
+from omega_sessiond.target import Target
+from tui.standing import GLYPHS, STYLES, Condition, headline, keys_that_apply, standing, table
+
+TARGET = Target("/run/api.sock", "/state", "the default")
+MISSING = Unit(TCP_SOCKET, "not-found", "inactive", "dead", "success", "")
+
+
+def unit(name: str, active: str, *, enabled: str = "", load: str = "loaded", **more: object) -> Unit:
+    sub = {"active": "running" if name == SERVICE else "listening"}.get(active, "dead")
+    result = "start-limit-hit" if active == "failed" else "success"
+    return Unit(name, load, active, sub, result, enabled, **more)  # type: ignore[arg-type]
+
+
+def managed(socket: str, service: str, *, enabled: str = "enabled", tcp: Unit = MISSING) -> Managed:
+    return Managed(unit(SOCKET, socket, enabled=enabled), unit(SERVICE, service), tcp)
+
+
+def background(server: dict[str, object] | None) -> Background:
+    return Background(TARGET, "Run in the background, without systemd: no user manager answers here.", server)
+
+
+SERVER: dict[str, object] = {"pid": 1, "version": "1.2.3", "started_at": "2026-01-02T03:04:05Z"}
+
+CASES: list[tuple[Condition, str, str, set[str]]] = [
+    (managed("active", "active"), "active", "The daemon runs", {"stop", "restart", "disable"}),
+    (managed("active", "inactive"), "listening", "first request starts", {"stop", "disable"}),
+    (managed("active", "activating"), "changing", "at work", {"stop", "disable"}),
+    (managed("deactivating", "active"), "changing", "at work", {"start", "stop", "restart", "disable"}),
+    (managed("inactive", "inactive"), "inactive", "until s does", {"start", "disable"}),
+    (managed("inactive", "inactive", enabled="disabled"), "inactive", "until s does", {"start", "enable"}),
+    (managed("inactive", "active"), "active", "nothing starts it again", {"start", "stop", "restart", "disable"}),
+    (managed("failed", "failed"), "failed", "start-limit-hit", {"reset-failed", "start", "stop", "disable"}),
+    (managed("active", "failed"), "failed", "f forgets", {"reset-failed", "stop", "disable"}),
+    (
+        Managed(unit(SOCKET, "inactive", load="masked", enabled="masked"), unit(SERVICE, "inactive"), MISSING),
+        "broken", "'masked'", {"start", "enable"},
+    ),
+    (
+        Managed(unit(SOCKET, "inactive", enabled="enabled"), unit(SERVICE, "inactive", load="not-found"), MISSING),
+        "broken", "missing", {"start", "disable"},
+    ),
+    (background(None), "absent", "starts it", {"start"}),
+    (background(SERVER), "running", "1.2.3", {"stop", "restart"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "kind", "means", "verbs"), CASES)
+def test_each_state_has_its_words_and_keys(found: Condition, kind: str, means: str, verbs: set[str]) -> None:
+    """A state has one word, says what it means and what to do, and offers the verbs that would change it."""
+    state = standing(found)
+    assert state.kind == kind
+    assert means in state.meaning
+    assert set(keys_that_apply(found)) == verbs
+    first, second = headline(found).plain.split("\n")
+    assert first.startswith(f"{GLYPHS[state.kind][0]} {state.word}")
+    assert second == found.way
+
+
+def test_no_two_states_look_alike() -> None:
+    """Colour, glyph and word together tell the kinds apart; of two with one colour the glyphs or the words differ."""
+    words = {standing(found).kind: standing(found).word for found, *_ in CASES}
+    looks = {kind: (STYLES[kind], GLYPHS[kind], words[kind]) for kind in words}
+    assert all(looks[one] != looks[other] for one, other in itertools.combinations(looks, 2))
+
+
+def test_units_are_a_table() -> None:
+    """Each unit has a row: state, since when, process, memory, and whether it listens at the next login."""
+    found = Managed(
+        unit(SOCKET, "active", enabled="enabled", since=1000.0),
+        unit(SERVICE, "active", since=4000.0, pid=4100, memory_bytes=50 * 1024**2),
+        MISSING,
+    )
+    assert table(found, now=4060.0).plain.splitlines() == [
+        "UNIT                       STATE               SINCE  PID   MEMORY  AT LOGIN",
+        "omega-sessiond.socket      ◌ listening         51m    -     -       enabled",
+        "omega-sessiond.service     ● active (running)  1m     4100  50M     -",
+        "omega-sessiond-tcp.socket  ○ not installed     -      -     -       -",
+    ]
+    assert "* active (running)" in table(found, now=4060.0, is_ascii=True).plain
+    assert table(found, now=4060.0, is_ascii=True).plain.isascii()
+
+
+def test_a_process_is_a_table_too() -> None:
+    """Without systemd there is one row, of the daemon that runs or of none."""
+    assert "not running" in table(background(None)).plain
+    shown = table(background(SERVER), now=1767323105.0).plain
+    assert "running" in shown and "1m" in shown
+
+
+def test_words_of_systemd_are_text() -> None:
+    """What a unit calls itself or its result has no way to act on the terminal or on Textual."""
+    hostile = unit(SOCKET, "failed", enabled="[@click=app.quit]x[/]\x1b]0;t\x07")._replace(result="[b]\x1b[2J")
+    found = Managed(hostile, unit(SERVICE, "inactive"), MISSING)
+    assert "\x1b" not in headline(found).plain + table(found).plain
+    assert "[@click=app.quit]x[/]" in table(found).plain

@@ -1,0 +1,202 @@
+"""How the daemon's service stands, in words: its headline and a table of its units. Pure: a condition in, text out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from omega_sessiond.control import Background, Managed
+from omega_sessiond.manager import Unit
+from omega_sessiond.screen import duration, size
+from tui.text import cell
+
+Kind = Literal["active", "listening", "changing", "inactive", "failed", "broken", "running", "absent"]
+
+Condition = Managed | Background
+
+GAP = "  "
+
+
+class Standing(NamedTuple):
+    """One state: a role with glyph and word, and what it means with the next step."""
+
+    kind: Kind
+    word: str
+    meaning: str
+
+
+STYLES: dict[Kind, str] = {
+    "active": "green",
+    "listening": "green",
+    "running": "green",
+    "changing": "yellow",
+    "inactive": "yellow",
+    "absent": "yellow",
+    "failed": "red",
+    "broken": "red",
+}
+GLYPHS: dict[Kind, tuple[str, str]] = {
+    "active": ("●", "*"),
+    "listening": ("◌", "~"),
+    "running": ("●", "*"),
+    "changing": ("◐", "/"),
+    "inactive": ("○", "o"),
+    "absent": ("○", "o"),
+    "failed": ("✗", "x"),
+    "broken": ("✗", "x"),
+}
+"""And their like in ASCII."""
+
+
+def standing(found: Condition) -> Standing:
+    """The one state that the whole is in: the worst of its units counts."""
+    match found:
+        case Background(server=None):
+            return Standing(
+                "absent", "not running", "The first command that needs the daemon starts it; s starts it now."
+            )
+        case Background(server=server):
+            assert server is not None, "the case before has that"
+            return Standing("running", "running", f"Version {server['version']}, started by a client.")
+        case Managed():
+            return _managed(found)
+
+
+def _managed(found: Managed) -> Standing:
+    socket, service = found.socket, found.service
+    if failed := found.failed:
+        names = ", ".join(f"{unit.name} ({unit.result})" for unit in failed)
+        return Standing("failed", "failed", f"{names}. The log says why; f forgets the failure and listens again.")
+    for unit in (socket, service):
+        if unit.load not in ("loaded", "not-found", ""):
+            return Standing(
+                "broken", unit.load, f"systemd has {unit.name} as '{unit.load}'; ./install.sh writes it anew."
+            )
+    if not service.is_installed:
+        return Standing("broken", "half installed", f"{service.name} is missing; ./install.sh writes it anew.")
+    for unit in (service, socket):
+        if unit.active in ("activating", "deactivating", "reloading"):
+            return Standing("changing", unit.active, f"systemd is at work on {unit.name} ({unit.sub}).")
+    if service.active == "active":
+        if socket.active != "active":
+            return Standing("active", "active", f"The daemon runs, but {socket.name} is {socket.active}: once it has "
+                            "left, nothing starts it again. s listens.")  # fmt: skip
+        return Standing("active", "active", "The daemon runs. It leaves by itself when it is idle; sessions go on.")
+    if socket.active == "active":
+        return Standing("listening", "listening", "systemd listens; the first request starts the daemon.")
+    return Standing(
+        "inactive", "stopped", "Nothing listens and nothing starts the daemon until s does. Sessions go on."
+    )
+
+
+def headline(found: Condition, *, is_ascii: bool = False) -> Text:
+    """The state on one line, with which of the two ways runs the daemon beneath."""
+    state = standing(found)
+    line = Text()
+    line.append(f"{GLYPHS[state.kind][is_ascii]} {cell(state.word).plain}{GAP}", style=f"bold {STYLES[state.kind]}")
+    line.append_text(_part(state.meaning))
+    line.append("\n")
+    line.append_text(_part(found.way, "dim"))
+    return line
+
+
+def table(found: Condition, *, is_ascii: bool = False, now: float | None = None) -> Text:
+    """The units, or the process, one a row."""
+    now = time.time() if now is None else now
+    if isinstance(found, Background):
+        rows = [_process(found, is_ascii, now)]
+        titles = ["PROCESS", "STATE", "SINCE", "PID", "MEMORY"]
+    else:
+        rows = [_unit(unit, is_ascii, now) for unit in found.units]
+        titles = ["UNIT", "STATE", "SINCE", "PID", "MEMORY", "AT LOGIN"]
+    rows = [[_part(title, "dim") for title in titles], *rows]
+    widths = [max(cell_len(row[at].plain) for row in rows) for at in range(len(titles))]
+    lines = []
+    for row in rows:
+        line = Text()
+        for shown, width in zip(row, widths, strict=True):
+            line.append_text(shown)
+            line.append(" " * (width - cell_len(shown.plain)) + GAP)
+        line.rstrip()
+        lines.append(line)
+    return Text("\n").join(lines)
+
+
+def _unit(unit: Unit, is_ascii: bool, now: float) -> list[Text]:
+    if not unit.is_installed:
+        absent = _part(f"{GLYPHS['inactive'][is_ascii]} not installed", "dim")
+        return [_part(unit.name, "dim"), absent, *[_part("-", "dim")] * 4]
+    kind = _kind_of(unit)
+    word = (
+        "listening"
+        if kind == "listening"
+        else f"{unit.active} ({unit.sub})"
+        if unit.sub != unit.active
+        else unit.active
+    )
+    return [
+        _part(unit.name),
+        _part(f"{GLYPHS[kind][is_ascii]} {word}", STYLES[kind]),
+        _part(_since(unit.since, now)),
+        _part("-" if unit.pid is None else str(unit.pid)),
+        _part(size(unit.memory_bytes if unit.pid is not None else None)),
+        # A unit without [Install] of its own is started by the others.
+        _part(unit.enabled if unit.enabled and unit.name.endswith(".socket") else "-"),
+    ]
+
+
+def _kind_of(unit: Unit) -> Kind:
+    match unit.active:
+        case "active":
+            return "listening" if unit.name.endswith(".socket") else "active"
+        case "failed":
+            return "failed"
+        case "activating" | "deactivating" | "reloading":
+            return "changing"
+        case _:
+            return "inactive"
+
+
+def _process(found: Background, is_ascii: bool, now: float) -> list[Text]:
+    state = standing(found)
+    shown = _part(f"{GLYPHS[state.kind][is_ascii]} {state.word}", STYLES[state.kind])
+    if found.server is None:
+        return [_part("omega-sessiond"), shown, *[_part("-", "dim")] * 3]
+    pid = found.server["pid"]
+    return [
+        _part("omega-sessiond"),
+        shown,
+        _part(_since(found.started, now)),
+        _part(str(pid)),
+        _part(size(found.memory_bytes)),
+    ]
+
+
+def _since(at: float | None, now: float) -> str:
+    return "-" if at is None else duration(max(round(now - at), 0))
+
+
+def _part(text: str, style: str = "") -> Text:
+    """A piece of a line: as `cell`, but wrapped with the rest."""
+    return Text(cell(text).plain, style=style)
+
+
+def keys_that_apply(found: Condition) -> Sequence[str]:
+    """The verbs that make sense as it stands."""
+    if isinstance(found, Background):
+        return ("start",) if found.server is None else ("stop", "restart")
+    verbs = []
+    if found.failed:
+        verbs.append("reset-failed")
+    if found.socket.active != "active":
+        verbs.append("start")
+    if found.socket.active in ("active", "failed") or found.service.active not in ("inactive", "failed"):
+        verbs.append("stop")
+    if found.service.active == "active":
+        verbs.append("restart")
+    verbs.append("disable" if found.socket.enabled.startswith("enabled") else "enable")
+    return verbs
