@@ -210,9 +210,11 @@ class Following:
                     os.write(2, sanitize(event["prompt"]).encode("utf-8", "backslashreplace"))
                 text = self._keyboard.line(over, is_secret=event["secret"])
             except NoLongerAsked:
-                # Asking raises when it was the daemon that went.
-                is_over = self._status(client, execution_id) not in ("running", "waiting_input")
-                os.write(2, b"\n" if is_over else b"\nAnswered elsewhere.\n")
+                if os.read(over, 1):
+                    os.write(2, b"\nAnswered elsewhere.\n")
+                else:
+                    os.write(2, b"\n")
+                    self._status(client, execution_id)  # raises when it was the daemon that went
                 return
             except KeyboardInterrupt:
                 self._is_asking = False
@@ -230,7 +232,8 @@ class Following:
         return str(client.get(execution_path(self._name, execution_id), max_output=0)["status"])
 
     def _question_over(self, asked: Json) -> int:
-        """A descriptor that becomes readable when the question is answered, by whomever, or has lost its point."""
+        """A descriptor that becomes readable when the question is over: a byte when it was answered, by whomever, its
+        end in any case."""
         reader, writer = os.pipe()
 
         def watch() -> None:
@@ -241,9 +244,11 @@ class Following:
                             if self._status(client, asked["execution_id"]) != "waiting_input":
                                 return
                         elif _ends_question(event, asked):
+                            if event["kind"] == "input_answered":
+                                os.write(writer, b"a")
                             return
-            except OmegaError:
-                pass  # whoever asks finds out, too
+            except (OmegaError, BrokenPipeError):
+                pass  # whoever asks finds out, too, or asks no longer
             finally:
                 os.close(writer)
 
