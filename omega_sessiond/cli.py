@@ -174,6 +174,10 @@ def _add_executions(add: Any) -> None:
     command.add_argument("--no-create", action="store_true", help="fail when the session does not exist")
     command.add_argument("--key", metavar="KEY", help="idempotency key: repeated with it, the command runs once")
 
+    command = add("repl", "repl:run", "work in a session, which is created on first use")
+    command.add_argument("name", nargs="?", metavar="NAME", help="the session (default: main)")
+    _add_creation(command)
+
     command = add("wait", "cli_executions:wait", "wait for an execution, or for all of a session's", reads=True)
     command.add_argument("what", metavar="NAME|ID", help="a session, or the id of an execution")
     command = add("interrupt", "cli_executions:interrupt", "interrupt what runs; variables are kept", reads=True)
@@ -212,11 +216,7 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("name", metavar="NAME", help="the session")
     command = add("new", "cli_sessions:new", "create a session", reads=True)
     command.add_argument("name", metavar="NAME", help="of letters, digits, '.', '_', '-'; up to 58")
-    command.add_argument("--engine", metavar="E", help="what evaluates (default: python)")
-    command.add_argument("--python", metavar="P", help="interpreter (default: that of $VIRTUAL_ENV)")
-    command.add_argument("--cwd", metavar="D", help="working directory (default: this one)")
-    command.add_argument("--env", action="append", type=_pair, metavar="K=V", help="set in its environment")
-    _add_limits(command)
+    _add_creation(command)
     command = add("set", "cli_sessions:set_", "change limits and labels of a session", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
     _add_limits(command)
@@ -235,6 +235,14 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("-f", "--follow", action="store_true", help="go on with what happens")
     command.add_argument("--since", type=int, metavar="ID", help="after this event")
     command.add_argument("--session", metavar="NAME", help="of this session only")
+
+
+def _add_creation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--engine", metavar="E", help="what evaluates (default: python)")
+    command.add_argument("--python", metavar="P", help="interpreter (default: that of $VIRTUAL_ENV)")
+    command.add_argument("--cwd", metavar="D", help="working directory (default: this one)")
+    command.add_argument("--env", action="append", type=_pair, metavar="K=V", help="set in its environment")
+    _add_limits(command)
 
 
 def _add_limits(command: argparse.ArgumentParser) -> None:

@@ -144,8 +144,8 @@ def _limits(call: Invocation) -> Json:
     return {field: getattr(call.args, name) for name, field in given.items() if hasattr(call.args, name)}
 
 
-def new(call: Invocation) -> int:
-    """omegactl new."""
+def creation_body(call: Invocation) -> Json:
+    """What a session is created with: this shell's place and environment, and what the options say."""
     args = call.args
     body = creation_options(call.screen.warn)
     if args.env:
@@ -166,8 +166,14 @@ def new(call: Invocation) -> int:
         body["limits"] = limits
     if args.label:
         body["labels"] = dict(args.label)
+    return body
+
+
+def new(call: Invocation) -> int:
+    """omegactl new."""
+    args = call.args
     try:
-        row = call.client.post("/api/sessions", {"name": args.name, **body})
+        row = call.client.post("/api/sessions", {"name": args.name, **creation_body(call)})
     except SessionExists:
         if not call.client.was_repeated:
             raise

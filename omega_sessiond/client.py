@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import select
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -63,6 +64,8 @@ class Client:
         self.target = target
         self._launcher = Launcher(target, may_start=may_start)
         self._kept: _Connection | None = None
+        self._streaming: socket.socket | None = None
+        self._has_hung_up = False
         self.was_repeated = False
         """Whether the last request was asked more than once, so that an earlier one may have been carried out."""
 
@@ -148,6 +151,9 @@ class Client:
                 response = _ask(connection, method, path, payload, "application/x-ndjson")
                 self._launcher.answered()
                 if response.status < 400:
+                    self._streaming = connection.sock
+                    if self._has_hung_up:
+                        raise StreamLost("It was hung up")
                     yield from _lines(response)
                     return
                 refusal = _refusal(response.status, response.read())
@@ -161,6 +167,15 @@ class Client:
                 connection.close()
             if not isinstance(refusal, Stopping) or not backoff.pause():
                 raise refusal
+
+    def hang_up(self) -> None:
+        """End the stream that another thread reads, and each that it may begin: StreamLost there, or its end."""
+        self._has_hung_up = True
+        if self._streaming is not None:
+            try:
+                self._streaming.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended
 
     def follow(self, first: Callable[[], Iterator[Json]], again: Callable[[Json], Iterator[Json]]) -> Iterator[Json]:
         """The events of a stream that is asked for again, from the last event seen, each time it is lost.

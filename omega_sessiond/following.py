@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from omega_sessiond.client import Client, execution_path, session_path
 from omega_sessiond.errors import NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation
-from omega_sessiond.keyboard import Keyboard, NoLongerAsked
+from omega_sessiond.keyboard import NoLongerAsked
 from omega_sessiond.screen import Screen, size
 from omega_sessiond.terminal import PlainLines, Sanitizer, sanitize
 
@@ -35,6 +35,13 @@ class Detached(Exception):
 
 class LeftBehind(Exception):
     """The command was interrupted by its time-out and has not yielded."""
+
+
+class Asker(Protocol):
+    """Where the answers to input() come from."""
+
+    def line(self, over: int, *, is_secret: bool) -> str | None:
+        """A line, None for end of file. Raises NoLongerAsked once `over` is readable."""
 
 
 class Text:
@@ -77,14 +84,14 @@ class Text:
 
 
 class Following:
-    """Follows one command. `see` gets each event; questions are asked where there is a `keyboard`."""
+    """Follows one command. `see` gets each event; questions are put to the `asker`, where there is one."""
 
-    def __init__(self, call: Invocation, name: str, see: Callable[[Json], None], keyboard: Keyboard | None) -> None:
+    def __init__(self, call: Invocation, name: str, see: Callable[[Json], None], asker: Asker | None) -> None:
         self._call = call
         self._screen = call.screen
         self._name = name
         self._see = see
-        self._keyboard = keyboard
+        self._asker = asker
         self.execution_id: int | None = None
         """Known as soon as the daemon has named it."""
         self._is_asking = False
@@ -197,7 +204,7 @@ class Following:
         with self._call.new_client() as client:
             if self._status(client, execution_id) != "waiting_input":
                 return
-            if self._keyboard is None:
+            if self._asker is None:
                 self._screen.say(
                     f"Execution {execution_id} waits for input: {event['prompt']!r}\n"
                     f"Answer it with: omegactl input {self._name} TEXT"
@@ -208,7 +215,7 @@ class Following:
                 self._is_asking = True
                 if not self._screen.is_terminal:
                     os.write(2, sanitize(event["prompt"]).encode("utf-8", "backslashreplace"))
-                text = self._keyboard.line(over, is_secret=event["secret"])
+                text = self._asker.line(over, is_secret=event["secret"])
             except NoLongerAsked:
                 if os.read(over, 1):
                     os.write(2, b"\nAnswered elsewhere.\n")

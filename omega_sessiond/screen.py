@@ -79,8 +79,14 @@ class Screen:
         self._err.write(f"{self._dyed_talk('omegactl:')} {sanitize(text)}\n".encode("utf-8", "backslashreplace"))
         self._err.flush()
 
-    def _dyed_talk(self, text: str) -> str:
-        return f"\x1b[31m{text}\x1b[0m" if self._colors_talk else text
+    def note(self, text: str) -> None:
+        """Talk by the way: dimmed where there are colours."""
+        safe = sanitize(text)
+        self._err.write(f"{self._dyed_talk(safe, 'dim')}\n".encode("utf-8", "backslashreplace"))
+        self._err.flush()
+
+    def _dyed_talk(self, text: str, color: str = "red") -> str:
+        return f"\x1b[{_COLOURS[color]}m{text}\x1b[0m" if self._colors_talk else text
 
     def dyed(self, text: str, color: str) -> str:
         """The text in a colour, where there are colours; safe text only."""

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,11 @@ from pathlib import Path
 from isolation import Place
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-LAUNCHER = f"import sys; sys.path.append({str(CHECKOUT)!r}); from omega_sessiond.shortcut import main; sys.exit(main())"
+PACKAGES = sysconfig.get_path("purelib")
+"""The launcher that install.sh writes has them on its path, too."""
+LAUNCHER = (
+    f"import sys; sys.path += {[str(CHECKOUT), PACKAGES]!r}; from omega_sessiond.shortcut import main; sys.exit(main())"
+)
 COMMAND = [sys.executable, "-IS", "-c", LAUNCHER]
 
 PATIENCE_S = 60.0

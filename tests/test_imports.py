@@ -48,13 +48,14 @@ def _sources(name: str) -> set[str]:
 
 
 CLIENT = sorted(_sources("Clients know the API, not the daemon"))
+EDITOR = sorted(_sources("The line editor is a client that may load asyncio"))
 DAEMON = sorted(_sources("The daemon never imports what runs in a host"))
 
 
 def test_every_module_belongs_to_one_side() -> None:
     """The import contracts name every module of the package, each on the client's or the daemon's side alone."""
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert set(CLIENT) | set(DAEMON) | SHARED == modules
+    assert set(CLIENT) | set(EDITOR) | set(DAEMON) | SHARED == modules
     assert not set(CLIENT) & set(DAEMON)
 
 
@@ -64,6 +65,16 @@ def test_client_stays_light(module: str) -> None:
     loaded = _loaded(f"import omega_sessiond.{module}")
     assert not {name.partition(".")[0] for name in loaded} & HEAVY
     assert not loaded & {f"omega_sessiond.{name}" for name in DAEMON}
+
+
+@pytest.mark.parametrize("module", EDITOR)
+def test_line_editor_loads_no_daemon_and_no_lexers(module: str) -> None:
+    """The REPL's editor loads prompt_toolkit, and before its first prompt neither what a daemon is made of nor the
+    lexers of pygments."""
+    loaded = _loaded(f"import omega_sessiond.{module}")
+    assert not {name.partition(".")[0] for name in loaded} & (HEAVY - {"asyncio"})
+    assert not loaded & {f"omega_sessiond.{name}" for name in DAEMON}
+    assert "pygments.lexers" not in loaded
 
 
 def test_client_runs_on_the_standard_library_alone() -> None:

@@ -1,0 +1,277 @@
+"""`omegactl repl`: an interactive client of one session after the other, which all outlive it.
+
+The loop: read a command, run it, show what becomes of it. What is typed is not lost: a command that could not be handed
+over stands at the next prompt, under the same idempotency key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+from omega_sessiond import repl_commands
+from omega_sessiond.cli_sessions import creation_body, state_word
+from omega_sessiond.client import execution_path
+from omega_sessiond.errors import OmegaError
+from omega_sessiond.following import Detached, Following, Text, notes
+from omega_sessiond.invocation import Invocation
+from omega_sessiond.keyboard import Keyboard
+from omega_sessiond.repl_plain import LineReader
+from omega_sessiond.repl_session import Judgement, ReplSession
+from omega_sessiond.repl_watch import Watch
+from omega_sessiond.screen import age
+from omega_sessiond.terminal import one_line
+
+Json = dict[str, Any]
+
+DEFAULT_NAME = "main"
+
+TAIL_BYTES = 16 * 1024
+"""What is shown again of a running command's output when one comes back to it."""
+
+HISTORY_S = 0.1
+"""How long a prompt waits for the commands that others have run since the last one. It takes a millisecond."""
+
+SHOWN_COMMAND = 60
+
+UNFINISHED = ("queued", "running", "waiting_input")
+
+
+class Reader(Protocol):
+    """Where commands come from."""
+
+    def read(self, session: ReplSession, text: str = "", typed: str = "") -> str: ...
+    def tell(self, show: Callable[[], None]) -> None: ...
+    def engine_is_known(self) -> None: ...
+
+
+def run(call: Invocation) -> int:
+    """omegactl repl."""
+    return Repl(call, call.args.name or DEFAULT_NAME).run()
+
+
+class Repl:
+    """One run of the REPL."""
+
+    def __init__(self, call: Invocation, name: str) -> None:
+        self.call = call
+        self.session = self._session(name)
+        self._screen = call.screen
+        self._is_person = sys.stdin is not None and sys.stdin.isatty()
+        self._keyboard = Keyboard() if self._is_person else None
+        self._lines = LineReader(self._judge, is_terminal=self._is_person)
+        self._reader = self._made_reader()
+        self._unsent = ("", "")
+        """A command that may not have reached the daemon, and its idempotency key."""
+        self._left: set[int] = set()
+        self._seen_event: int | None = None
+        self._code = 0
+
+    def _session(self, name: str) -> ReplSession:
+        return ReplSession(self.call, name, lambda: creation_body(self.call))
+
+    def _made_reader(self) -> Reader:
+        if self._is_person and self._screen.is_terminal and os.environ.get("TERM", "dumb") != "dumb":
+            try:
+                from omega_sessiond.repl_editor import Editor
+            except ImportError:
+                pass  # prompt_toolkit is not installed where this interpreter looks
+            else:
+                return Editor(self._screen, self.session, self._judge, self._names)
+        return self._lines
+
+    # ---- the loop ----
+
+    def run(self) -> int:
+        """Until the user leaves; the exit code."""
+        if self._is_person:
+            threading.Thread(target=self._greet, daemon=True).start()
+        while True:
+            text, typed = self._unsent[0], self._keyboard.take() if self._keyboard is not None else ""
+            if self.session.has_history:
+                self.session.read_history(HISTORY_S)
+            watch = self._watch()
+            try:
+                command = self._reader.read(self.session, text, typed)
+            except KeyboardInterrupt:
+                self._unsent = ("", "")
+                continue
+            except EOFError:
+                return self._leave()
+            finally:
+                if watch is not None:
+                    watch.end()
+                    self._seen_event = watch.last_id
+            try:
+                self._take(command)
+            except repl_commands.Leave:
+                return self._leave()
+            except OmegaError as error:
+                self._report(error)
+            except KeyboardInterrupt:
+                continue
+
+    def _take(self, text: str) -> None:
+        command = re.sub(r"\n[ \t]*\Z", "", text.rstrip("\n"))
+        if not command.strip():
+            return
+        engine = self.session.engine
+        if repl_commands.is_command(command, engine):
+            self.session.remember(command)
+            repl_commands.run(self, command)
+        elif engine == "python" and (asked := re.fullmatch(r"\s*([\w.]+)\s*\?{1,2}", command)):
+            self.session.remember(command)
+            repl_commands.run(self, f"{repl_commands.prefix(engine)}inspect {asked[1]}")
+        else:
+            self._execute(command)
+            if engine == "python" and re.fullmatch(r"\s*(exit|quit)\s*(\(\s*\))?\s*", command):
+                raise repl_commands.Leave
+
+    def _judge(self, code: str) -> Judgement:
+        if not code.strip() or repl_commands.is_command(code, self.session.engine):
+            return Judgement(True)
+        if self.session.engine == "python" and code.rstrip().endswith("?"):
+            return Judgement(True)
+        if self.session.seen is None:
+            try:
+                if self.session.look() is None:
+                    self.session.create()
+            except OmegaError:
+                return Judgement(True)  # running it says what is wrong
+        return self.session.judge(code)
+
+    def _names(self, text: str) -> list[str]:
+        return repl_commands.names(text, self.session.engine)
+
+    def _leave(self) -> int:
+        if self._is_person:
+            name = self.session.name
+            if self.session.seen is None:
+                self._note("Left; there is no session yet.")
+            else:
+                back = "omegactl repl" if name == DEFAULT_NAME else f"omegactl repl {name}"
+                self._note(f"Detached: session {name} lives on, and '{back}' returns to it.")
+        return self._code
+
+    # ---- running ----
+
+    def _execute(self, command: str) -> None:
+        key = self._unsent[1] if self._unsent[0] == command else secrets.token_hex(16)
+        if self._is_person:
+            self._unsent = (command, key)
+        options = {"command": command, "idempotency_key": key, "max_output": 0}
+        self._run(lambda following: following.execute(options, self.session.creation))
+
+    def _run(self, begin: Callable[[Following], Json | None], skipped: int = 0) -> None:
+        """Follow a command to its end, or until it is left."""
+        text = Text(self._screen, colors=self._screen.has_colors)
+        text.skip_to(skipped)
+
+        def see(event: Json) -> None:
+            self._unsent = ("", "")  # it has arrived
+            self._seen_event = event["id"]
+            if event["kind"] == "output":
+                text.show(event)
+            elif event["kind"] == "input_answered":
+                text.is_at_line_start = True
+
+        following = Following(self.call, self.session.name, see, self._keyboard or self._lines)
+        execution, is_left = None, False
+        try:
+            with self._keyboard.held() if self._keyboard is not None else nullcontext():
+                execution = begin(following)
+        except Detached:
+            is_left = True
+        finally:
+            text.close()
+            if self._is_person and not text.is_at_line_start:
+                self._screen.write("\n")
+        self._unsent = ("", "")
+        if is_left and (id := following.execution_id) is not None:
+            self._left.add(id)
+            mark = repl_commands.prefix(self.session.engine)
+            self._note(f"Left execution {id} running: {mark}follow returns to it, {mark}output {id} shows its output.")
+        if execution is not None:
+            self._conclude(execution)
+
+    def _conclude(self, execution: Json) -> None:
+        self._left.discard(execution["id"])
+        if execution["status"] != "ok" and not self._code and not self._is_person:
+            self._code = 1
+        for note in notes(execution):
+            self._note(note)
+        if execution["should_exit"]:
+            self._note("The code asked to leave; the session lives on.")
+        for part in execution["data"] or ():
+            self._note(f"A result of {part}: omegactl output {execution['id']}")
+
+    def follow(self, execution_id: int | None) -> None:
+        """Show a running command as it goes on, from the end of what it has said."""
+        session = self.session.look()
+        id = execution_id if execution_id is not None or session is None else session["running_execution_id"]
+        if id is None:
+            self._note("Nothing is running.")
+            return
+        piece = self.call.client.get(execution_path(self.session.name, id) + "/output", offset=0, limit=1)
+        self._run(lambda following: following.join(id, max_output=0), skipped=max(piece["total_bytes"] - TAIL_BYTES, 0))
+
+    def switch(self, name: str) -> None:
+        """Go on in another session."""
+        self.session = self._session(name)
+        self._seen_event = None
+        self._greet()
+
+    # ---- what is told ----
+
+    def _greet(self) -> None:
+        """Say where one is. In a thread, while the first prompt is there already."""
+        session = self.session
+        try:
+            seen = session.look()
+            last = session.last() if seen is not None else None
+        except OmegaError as error:
+            found = error
+            self._reader.tell(lambda: self._report(found))
+            return
+        self._reader.engine_is_known()
+        mark = repl_commands.prefix(session.engine)
+        if seen is None:
+            lines = [f"session {session.name} is new: the first command creates it"]
+        else:
+            lines = [f"session {session.name} · {seen['engine']} · {state_word(seen)}"]
+        if last is not None:
+            shown = one_line(last["command"])
+            shown = shown if len(shown) <= SHOWN_COMMAND else shown[: SHOWN_COMMAND - 1] + "…"
+            lines.append(f"last: {shown} ({last['status']}, {age(last['queued_at'])})")
+        if seen is not None and seen["running_execution_id"] is not None:
+            lines.append(f"execution {seen['running_execution_id']} runs: {mark}follow shows it")
+        lines.append(f"{mark}help lists commands and keys")
+        self._reader.tell(lambda: self._note("\n".join(lines)))
+
+    def _watch(self) -> Watch | None:
+        session = self.session.seen
+        if not self._is_person or session is None:
+            return None
+
+        def tell(line: str) -> None:
+            self._reader.tell(lambda: self._note(line))
+
+        watch = Watch(self.call.new_client(may_start=False), session["id"], self._seen_event, self._left, tell)
+        watch.begin()
+        return watch
+
+    def _note(self, text: str) -> None:
+        self._screen.note(text)
+
+    def _report(self, error: OmegaError) -> None:
+        self._screen.warn(error.message)
+        if error.hint:
+            self._screen.say(error.hint)
+        if not self._is_person:
+            self._code = self._code or error.exit_code

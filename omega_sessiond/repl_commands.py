@@ -1,0 +1,233 @@
+"""The REPL's own commands: a table, of which `:help` and docs/repl.md are made.
+
+Most are a line of omegactl, with the session's name put in; a further one of that kind is one more row. The rest act on
+the REPL itself. Which of two prefixes is ours depends on the engine: the other one belongs to the session.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple, Protocol
+
+from omega_sessiond.invocation import Invocation, suggestion
+from omega_sessiond.repl_session import HISTORY, ReplSession
+from omega_sessiond.screen import Screen
+from omega_sessiond.terminal import one_line
+
+SHOWN = 20
+"""Commands that `history` lists when nobody says how many."""
+
+
+class Leave(Exception):
+    """The user is done here; the session is not."""
+
+
+class Desk(Protocol):
+    """What a command can reach."""
+
+    @property
+    def call(self) -> Invocation: ...
+    @property
+    def session(self) -> ReplSession: ...
+    def switch(self, name: str) -> None: ...
+    def follow(self, execution_id: int | None) -> None: ...
+
+
+class Row(NamedTuple):
+    """A command of the REPL. `line` is that of omegactl which does it, "{name}" being the session and "{rest}" what was
+    typed; `act` does it where there is no such line. `switches`: the first word typed is the session to go on in."""
+
+    name: str
+    arguments: str
+    help: str
+    line: str = ""
+    act: Callable[[Desk, str], None] | None = None
+    switches: bool = False
+
+
+def prefix(engine: str) -> str:
+    """What our commands begin with: OmegaLLM has commands of its own with a colon, IPython's kernels with a percent
+    sign, and no language begins a line with a colon and a letter."""
+    return "%" if engine == "omega" else ":"
+
+
+def is_command(text: str, engine: str) -> bool:
+    """Whether a text is for us: our prefix and a letter right at its start, and one line. A blank before it, and it is
+    the session's."""
+    return text[:1] == prefix(engine) and text[1:2].isalpha() and "\n" not in text
+
+
+def names(text: str, engine: str) -> list[str]:
+    """The commands that a beginning may become."""
+    if not is_command(text, engine):
+        return []
+    return [prefix(engine) + row.name for row in ROWS if row.name.startswith(text[1:])]
+
+
+def run(desk: Desk, text: str) -> None:
+    """Do what a command says. Raises Leave, OmegaError."""
+    engine = desk.session.engine
+    name, _, rest = text[1:].strip().partition(" ")
+    rest = rest.strip()
+    row = find(name)
+    if row is None:
+        near = suggestion(name, [row.name for row in ROWS])
+        desk.call.screen.warn(f"unknown command '{text[0]}{name}'{near}")
+        desk.call.screen.say(f"{prefix(engine)}help lists them; with a blank before it the line goes to the session.")
+        return
+    if row.act is not None:
+        row.act(desk, rest)
+    elif _omegactl(desk, row.line, rest) == 0 and row.switches:
+        desk.switch(shlex.split(rest)[0])
+
+
+def find(name: str) -> Row | None:
+    """The row of a command, by its name or another word for it."""
+    name = ALIASES.get(name, name)
+    return next((row for row in ROWS if row.name == name), None)
+
+
+def _omegactl(desk: Desk, line: str, rest: str) -> int:
+    """Run a command line of omegactl in this process; its exit code."""
+    from omega_sessiond.cli import parse
+
+    arguments: list[str] = []
+    screen = desk.call.screen
+    for word in line.split():
+        if word != "{rest}":
+            arguments.append(word.replace("{name}", desk.session.name))
+            continue
+        try:
+            arguments += shlex.split(rest)
+        except ValueError as error:
+            screen.warn(f"{error}: {rest}")
+            return 2
+    try:
+        args = parse(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 2
+    for option in ("socket", "no_start", "color"):
+        setattr(args, option, getattr(desk.call.args, option))
+    module, _, function = args.run.partition(":")
+    code: int = getattr(import_module("omega_sessiond." + module), function)(Invocation(args, Screen(args.color)))
+    return code
+
+
+# ---- what has no line of omegactl ----
+
+
+def _help(desk: Desk, rest: str) -> None:
+    mark = prefix(desk.session.engine)
+    row = find(rest.lstrip(":%")) if rest else None
+    if row is not None:
+        equal = f" Like: omegactl {row.line.replace('{name}', desk.session.name).replace('{rest}', '…')}"
+        desk.call.screen.line(f"{_usage(row, mark)}: {row.help}.{equal if row.line else ''}")
+        return
+    width = max(len(_usage(row, mark)) for row in ROWS) + 2
+    for row in ROWS:
+        desk.call.screen.line(f"{_usage(row, mark):{width}}{row.help}")
+    desk.call.screen.line(f"{'':{width}}")
+    for key, does in KEYS:
+        desk.call.screen.line(f"{key:{width}}{does}")
+
+
+def _usage(row: Row, mark: str) -> str:
+    return f"{mark}{row.name} {row.arguments}".rstrip()
+
+
+def _history(desk: Desk, rest: str) -> None:
+    from omega_sessiond.cli_executions import columns
+
+    count, _, text = rest.partition(" ") if rest.split(" ")[0].isdecimal() else (str(SHOWN), "", rest)
+    wanted = min(int(count), HISTORY) if not text else HISTORY
+    rows = desk.call.client.get(desk.session.path + "/executions", last=wanted, max_output=0) if wanted else []
+    rows = [row for row in rows if text in row["command"]][-int(count) :]
+    if rows:
+        screen = Screen(desk.call.args.color)
+        screen.rows(rows, columns(screen), "table")
+    else:
+        desk.call.screen.say(f"No command holds '{text}'." if text else "Nothing has been run yet.")
+
+
+def _switch(desk: Desk, rest: str) -> None:
+    if rest:
+        desk.switch(rest)
+    else:
+        desk.call.screen.warn("switch where? Give the name of a session.")
+
+
+def _engine(desk: Desk, rest: str) -> None:
+    screen, engine = desk.call.screen, desk.session.engine
+    mark, theirs = prefix(engine), "%" if prefix(engine) == ":" else ":"
+    known = {row["name"]: row for row in desk.call.client.get("/api/engines")}
+    found = known.get(engine, {})
+    version = f" {found['version']}" if found.get("version") else ""
+    screen.line(f"{engine}{version}{': ' + found['path'] if found.get('path') else ''}")
+    screen.line(f"{mark}word is the REPL's; {theirs}word, and everything else, goes to the session.")
+    others = ", ".join(name for name, row in known.items() if row["available"] and name != engine)
+    if others:
+        screen.line(f"Others here: {others} ({mark}new NAME --engine E).")
+
+
+def _inspect(desk: Desk, rest: str) -> None:
+    if not rest:
+        desk.call.screen.warn("inspect what? Give a name.")
+        return
+    screen = Screen(desk.call.args.color)
+    with screen.paged():
+        screen.line(desk.session.inspect(rest, len(rest)))
+
+
+def _follow(desk: Desk, rest: str) -> None:
+    if rest and not rest.isdecimal():
+        desk.call.screen.warn(f"'{one_line(rest)}' is no execution's id")
+        return
+    desk.follow(int(rest) if rest else None)
+
+
+def _detach(desk: Desk, rest: str) -> None:
+    raise Leave
+
+
+ROWS = (
+    Row("help", "[COMMAND]", "these commands and the keys", act=_help),
+    Row("info", "", "the session: state, process, limits, labels", "show {name}"),
+    Row("history", "[N] [TEXT]", f"the last N commands ({SHOWN}) of all clients, those that hold TEXT", act=_history),
+    Row("output", "[ID] [--tail N]", "a command's whole output; without ID the last one's", "output {rest}"),
+    Row("follow", "[ID]", "show a running command again as it goes on, and answer what it asks", act=_follow),
+    Row("interrupt", "", "interrupt what runs; variables are kept", "interrupt {name}"),
+    Row("inspect", "NAME", "what the engine knows of a name; in Python also NAME? and F1", act=_inspect),
+    Row("engine", "", "the engine of this session, and the others here", act=_engine),
+    Row("sessions", "", "all sessions", "ls {rest}"),
+    Row("switch", "NAME", "go on in another session", act=_switch),
+    Row(
+        "new",
+        "NAME [OPTIONS]",
+        "create a session and go on in it: --engine, --python, --mem, …",
+        "new {rest}",
+        None,
+        True,
+    ),
+    Row("set", "OPTIONS", "limits and labels: --mem 4G, --tasks N, --label K=V", "set {name} {rest}"),
+    Row("restart", "", "end the session's process and start a new one; variables go", "restart {name}"),
+    Row("kill", "", "end the session's process; history stays", "kill {name}"),
+    Row("detach", "", "leave; the session lives on", act=_detach),
+)
+
+ALIASES = {"quit": "detach", "exit": "detach", "q": "detach", "h": "help", "ls": "sessions", "show": "info"}
+
+KEYS = (
+    ("Enter", "run, when the engine finds the code complete; else a new line with its indent"),
+    ("Ctrl-J", "run as it is"),
+    ("Alt-Enter", "a new line"),
+    ("Tab", "complete from the session; at the start of a line indent"),
+    ("F1", "what the engine knows of the name at the cursor"),
+    ("Up, Down", "earlier commands of all clients, at the first and last line"),
+    ("Ctrl-R", "search them"),
+    ("Ctrl-C", "at the prompt: clear; while a command runs: interrupt it; twice within 2 s: leave it running"),
+    ("Ctrl-D", "leave; the session lives on"),
+    ("Ctrl-Z", "back to the shell; fg returns"),
+)
+"""The keys that a person has to be told."""
