@@ -17,6 +17,9 @@ from typing import Any, Dict, Iterator, List
 WIRE = 1
 FEATURES = ("execute", "interrupt", "input", "complete", "inspect", "is_complete")
 
+HIBERNATE = "hibernate"
+"""The reason of an `exit` for a session that is saved whole and goes on in another process."""
+
 MAX_FRAME_BYTES = 72 * 1024 * 1024
 """Larger announces a broken peer. A command is at most the daemon's body limit (64 MiB), an output frame far less."""
 

@@ -99,7 +99,9 @@ class Run:
 class Daemon:
     """One daemon's two connections. Numbered frames are collected in `frames`, in order."""
 
-    def __init__(self, path: str, have: int = 0, session: str = SESSION, wire_number: int = wire.WIRE) -> None:
+    def __init__(
+        self, path: str, have: int = 0, session: str = SESSION, wire_number: int = wire.WIRE, **terms: Any
+    ) -> None:
         self.frames: list[Frame] = []
         self.have = have
         self.closed = False
@@ -108,7 +110,7 @@ class Daemon:
         self.command: socket.socket | None = None
         self.control = connect(path)
         try:
-            hello = {"t": "hello", "role": "control", "wire": wire_number, "session": session, "have": have}
+            hello = {"t": "hello", "role": "control", "wire": wire_number, "session": session, "have": have, **terms}
             self.control.sendall(wire.pack(hello))
             self.hello = receive(self.control)
             if wire_number == wire.WIRE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import List
 
 
 class Bell:
@@ -24,6 +25,9 @@ class Bell:
 
     def fileno(self) -> int:
         return self._out
+
+    def descriptors(self) -> List[int]:
+        return [self._out, self._in]
 
     def close_in_child(self) -> None:
         """A forked child wakes nobody, and nobody wakes it."""

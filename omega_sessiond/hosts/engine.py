@@ -176,6 +176,9 @@ class Saver(Engine, Protocol):
         """What the session holds beside its variables that no file can: threads, children, open descriptors. Empty
         when a whole file stands for the whole session. Asked in the main thread, before `save`."""
 
+    def descriptors(self) -> List[int]:
+        """Descriptors of the engine's own, which a new process makes anew: they are no obstacle."""
+
     def save(self, file: str, lent: str, budget_s: float) -> Saved:
         """Write the state into `file`, which exists and is empty. Raises CannotSave, or OSError of the file's."""
 

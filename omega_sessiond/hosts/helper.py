@@ -22,6 +22,7 @@ from omega_sessiond.hosts import border
 from omega_sessiond.hosts.bell import Bell
 from omega_sessiond.hosts.outbox import MSG_DONTWAIT, Connection, Outbox
 from omega_sessiond.hosts.output import BACKLOG_BYTES, Output
+from omega_sessiond.hosts.saver import Saves, Writing
 
 FLUSH_S = 0.010
 """How long a print may wait for more: a frame costs the daemon a commit, a reader does not see 10 ms."""
@@ -51,9 +52,10 @@ class Desk(Protocol):
     running: int
     output: Output
     outbox: Outbox
+    saves: Saves
 
-    def introduce(self, have: int) -> wire.Frame:
-        """A daemon said hello that has everything up to frame `have`: the host's own hello."""
+    def introduce(self, hello: wire.Frame) -> wire.Frame:
+        """A daemon said hello: the host's own hello."""
 
     def employ(self, connection: Connection) -> None:
         """Take commands from this connection from now on, and from no other."""
@@ -101,7 +103,7 @@ class Helper:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         users_stack_size = stack_size(0)
         try:
-            start_new_thread(self._run, (done,))
+            self._ident = start_new_thread(self._run, (done,))
             self._done = done
         except RuntimeError:
             return False
@@ -128,7 +130,6 @@ class Helper:
         return get_ident() == self._ident
 
     def _run(self, done: Any) -> None:
-        self._ident = get_ident()
         self._native_id = get_native_id()
         while not self._stopping:
             try:
@@ -140,8 +141,13 @@ class Helper:
         self._ident = 0
         done.release()
 
-    def descriptors(self) -> List[Any]:
-        """Everything a forked child must close."""
+    @property
+    def ident(self) -> int:
+        """The running thread's; 0 for none."""
+        return self._ident
+
+    def held(self) -> List[Any]:
+        """What has descriptors that a forked child must close."""
         held: List[Any] = [Connection(self._listener), self.bell]
         if self.control is not None:
             held.append(self.control)
@@ -160,6 +166,9 @@ class Helper:
         control = self.control
         if control is not None:
             poll.register(control, select.POLLIN)
+        writing = self._writing
+        if writing is not None:
+            poll.register(writing, select.POLLIN)
         outbox = self._host.outbox
         backlog = outbox.backlog
         if backlog <= BACKLOG_BYTES:  # else children wait, as prints do
@@ -175,7 +184,15 @@ class Helper:
         for descriptor in (self.bell.fileno(), self._listener.fileno(), *self._output.pipes):
             if events.get(descriptor, 0) & select.POLLNVAL:
                 self._host.collapse("the session's code closed descriptor %d, which the host needs" % descriptor)
+        if writing is not None and writing is self._writing and writing.hear():
+            self._host.saves.heard_out()
         self._attend(set(events), control, command)
+
+    @property
+    def _writing(self) -> Optional[Writing]:
+        """The child to hear out, unless the main thread does."""
+        saves = self._host.saves
+        return None if saves.is_awaited else saves.writing
 
     def _timeout_ms(self) -> Optional[float]:
         """Until the next thing that time alone brings; None: for ever."""
@@ -186,6 +203,9 @@ class Helper:
             moments.append(self._repeat_at)
         if self._accept_at is not None:
             moments.append(self._accept_at)
+        writing = self._writing
+        if writing is not None:
+            moments.append(writing.deadline)
         if not moments:
             return None
         return max(0.0, min(moments) - time.monotonic()) * 1000 + 1
@@ -282,8 +302,7 @@ class Helper:
         if old is not None:
             old.shut()
             old.close()
-        have = hello.get("have")
-        answer = self._host.introduce(have if type(have) is int else 0)
+        answer = self._host.introduce(hello)
         try:
             connection.send(wire.pack(answer))
         except OSError:

@@ -7,23 +7,25 @@ lock. User code is never called with that lock held. Knows what a daemon may say
 from __future__ import annotations
 
 import _socket
+import json
 import os
 import select
 import signal
 import sys
 import time
 from _thread import allocate_lock, get_ident
-from typing import Any, Dict, Optional, Sequence, Set, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Union
 
 import omega_sessiond
 from omega_sessiond import wire
-from omega_sessiond.hosts import border
+from omega_sessiond.hosts import border, obstacles
 from omega_sessiond.hosts import engine as contract
 from omega_sessiond.hosts.bell import Bell
 from omega_sessiond.hosts.engine import Engine, ErrorReport, Outcome
 from omega_sessiond.hosts.helper import Helper
 from omega_sessiond.hosts.outbox import Connection, Outbox, plain, quote
 from omega_sessiond.hosts.output import Output
+from omega_sessiond.hosts.saver import Saves, Terms
 
 EXIT_COLLAPSED = 70
 """Exit status after a defect; the reason stands in the trouble log. Source: sysexits.h, EX_SOFTWARE."""
@@ -74,8 +76,9 @@ class Host:
         self.outbox = Outbox(log, self.report, self._retire)
         self.output = Output(self.outbox, head_bytes, tail_bytes, data_bytes, helper_bell, self._bell)
         self.helper = Helper(self, _socket.socket(fileno=listener), helper_bell)
+        self.saves = Saves(self, os.path.join(os.path.dirname(log), "checkpoints"))
+        self.count = 0
         self._engine: Engine
-        self._count = 0
         self._have = 0
         self._leaving: Optional[str] = None
         self._question: Optional[Question] = None
@@ -107,6 +110,7 @@ class Host:
     def start(self, engine: Engine) -> None:
         """Take over descriptors 1 and 2 and the signals, and begin to listen."""
         self._engine = engine
+        self.saves.attach(engine)
         self._poll.register(self._bell, select.POLLIN)
         border.on_deferred = self._signal_deferred
         border.on_terminate = self._terminated
@@ -133,11 +137,16 @@ class Host:
         self._leave(self._leaving)
 
     def _leave(self, reason: str) -> None:
+        """A session that is saved whole goes on elsewhere: its exit functions are not for now."""
         border.discard_interrupts()
-        try:
-            self._engine.close()
-        except BaseException as error:  # user code's last words
-            self.report("the session's exit functions failed: %r" % error)
+        goes_on = reason == wire.HIBERNATE
+        if reason == "SIGTERM":
+            goes_on = self.saves.save_before_leaving()
+        if not goes_on:
+            try:
+                self._engine.close()
+            except BaseException as error:  # user code's last words
+                self.report("the session's exit functions failed: %r" % error)
         self._end_child_if_forked(0)
         with self.outbox.lock:
             self.output.begin(0)
@@ -250,6 +259,10 @@ class Host:
                 self.report("an execute frame without an id or code")
         elif kind in ("complete", "inspect", "is_complete") and type(code) is str:
             self._answer(connection, str(kind), frame, code)
+        elif kind in ("save", "load"):
+            self.saves.obey(frame)
+            self._end_child_if_forked(0)
+            self.helper.bell.ring()  # it hears the child out
 
     def _execute(self, connection: Connection, execution_id: int, code: str) -> None:
         outbox = self.outbox
@@ -262,7 +275,7 @@ class Host:
                 border.pending.append(signal.SIGINT)
             self._interrupts_before = border.interrupts
             self.last_taken = self.running = execution_id
-            self._count += 1
+            self.count += 1
             outbox.busy = True
             outbox.emit("took", ',"id":%d,"at":%r' % (execution_id, time.time()))
             outbox.commit(hold=True)
@@ -293,7 +306,7 @@ class Host:
             outcome.status,
             time.time(),
             round(duration_ms, 3),
-            self._count,
+            self.count,
         )
         if outcome.displayed:
             fields += ',"displayed":true'
@@ -387,7 +400,10 @@ class Host:
 
     # ---- what the helper tells; it holds no lock ----
 
-    def introduce(self, have: int) -> wire.Frame:
+    def introduce(self, hello: wire.Frame) -> wire.Frame:
+        have = hello.get("have")
+        have = have if type(have) is int else 0
+        self.saves.terms = Terms.read(hello) or self.saves.terms
         with self.outbox.lock:
             self.outbox.detach()
             self.outbox.acknowledge(have)
@@ -395,7 +411,7 @@ class Host:
             log_from, log_to = self.outbox.log_range
             question = self._question
             asks = question is not None and not question.answered
-            hello = {
+            answer = {
                 "t": "hello",
                 "wire": wire.WIRE,
                 "session": self.session,
@@ -406,12 +422,12 @@ class Host:
                 "log_to": log_to,
                 "version": omega_sessiond.__version__,
                 "engine_version": self._engine.version,
-                "features": list(wire.FEATURES),
+                "features": [*wire.FEATURES, *(("save",) if self.saves.engine is not None else ())],
                 "asks": question.execution_id if question is not None and asks else 0,
                 "secret": question is not None and question.secret,
             }
         self._bell.ring()
-        return hello
+        return answer
 
     def employ(self, connection: Connection) -> None:
         with self.outbox.lock:
@@ -503,15 +519,37 @@ class Host:
         self.forked = True
         self._main_thread = get_ident()
         border.become_child()
-        connections = {connection for connection in (self._mine, self.outbox.connection) if connection is not None}
-        held = [*self.helper.descriptors(), self._bell, *connections, self.output, self.outbox]
-        for holder in held:
+        for holder in self._held():
             try:
                 holder.close_in_child()
             except OSError:
                 pass  # the user's code closed it before
         os.close(self._trouble)
         self._trouble = -1
+
+    def tell(self, kind: str, fields: wire.Frame) -> None:
+        """A numbered frame of no execution; from any thread."""
+        with self.outbox.lock:
+            self.outbox.emit(kind, "," + json.dumps(plain(fields))[1:-1])
+            unsent = self.outbox.commit()
+        if unsent:
+            self.helper.bell.ring()
+
+    def obstacles(self, engine: Sequence[int]) -> List[str]:
+        """What this process has that neither a checkpoint nor a fork takes along; `engine` are its descriptors."""
+
+        def threads() -> Set[int]:
+            return {self._main_thread, self.helper.ident}
+
+        def descriptors() -> Set[int]:
+            return {self._trouble, *engine}.union(*(one.descriptors() for one in self._held()))
+
+        return obstacles.find(threads, descriptors)
+
+    def _held(self) -> List[Any]:
+        """What has descriptors of the host's own, but for the trouble log."""
+        optional = {self._mine, self.outbox.connection, self.saves.writing}
+        return [*self.helper.held(), self._bell, *(optional - {None}), self.output, self.outbox]
 
     def _end_child_if_forked(self, status: int) -> None:
         """A forked child that came back from user code is no host: it says what it has to say, and ends."""

@@ -80,6 +80,9 @@ class Connection:
     def close(self) -> None:
         self.sock.close()
 
+    def descriptors(self) -> List[int]:
+        return [self.sock.fileno()]
+
     close_in_child = close
 
 
@@ -309,6 +312,9 @@ class Outbox:
         self._end = rest
         self._sent = max(0, self._sent - place)
         self._marks = [(number, start - place) for number, start in self._marks[index:]]
+
+    def descriptors(self) -> List[int]:
+        return [self._file]
 
     def close_in_child(self) -> None:
         """A forked child has no part in this."""

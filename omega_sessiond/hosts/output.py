@@ -346,6 +346,9 @@ class Output:
 
     # ---- in a forked child: straight to descriptors 1 and 2, a line at a time ----
 
+    def descriptors(self) -> List[int]:
+        return [0, 1, 2, *self._pipes]
+
     def close_in_child(self) -> None:
         self.forked = True
         self._main_thread = get_ident()

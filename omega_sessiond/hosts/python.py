@@ -12,14 +12,16 @@ import atexit
 import builtins
 import io
 import linecache
+import os
 import sys
 import types
 from collections import deque
-from typing import Any, Deque, Dict, Optional
+from importlib.util import MAGIC_NUMBER
+from typing import Any, Deque, Dict, List, Optional
 
 from omega_sessiond import wire
-from omega_sessiond.hosts import border, completion, mime, reports
-from omega_sessiond.hosts.engine import Outcome
+from omega_sessiond.hosts import border, completion, mime, reports, variables
+from omega_sessiond.hosts.engine import Outcome, Saved
 from omega_sessiond.hosts.output import Output
 from omega_sessiond.hosts.streams import Ask, TextInput, TextOutput, make_getpass, make_input
 from omega_sessiond.wire import Frame
@@ -285,6 +287,42 @@ class PythonEngine:
 
     def close(self) -> None:
         border.run_user(atexit._run_exitfuncs)
+
+    # ---- checkpoints ----
+
+    saves_in_child = True
+
+    def identity(self) -> Dict[str, str]:
+        return {
+            "implementation": sys.implementation.name,
+            "version": "%d.%d" % sys.version_info[:2],
+            "bytecode": MAGIC_NUMBER.hex(),
+            "platform": "%s %s" % (sys.platform, os.uname().machine),
+        }
+
+    def obstacles(self) -> List[str]:
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None or self._loop is None or self._loop.is_closed():
+            return []
+        return ["asyncio task %s" % task.get_name() for task in asyncio.all_tasks(self._loop)]
+
+    def descriptors(self) -> List[int]:
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return []
+        selector = getattr(loop, "_selector", None)
+        held = [getattr(loop, "_ssock", None), getattr(loop, "_csock", None)]
+        if hasattr(selector, "fileno"):
+            held.append(selector)
+        return [one.fileno() for one in held if one is not None]
+
+    def save(self, file: str, lent: str, budget_s: float) -> Saved:
+        return variables.save(file, self.namespace, {"flags": self._flags & _FUTURES}, lent)
+
+    def load(self, file: str, lent: str) -> Dict[str, str]:
+        extra, lost = border.run_user(variables.load, file, self.namespace, lent)
+        self._flags |= extra["flags"]
+        return dict(lost)
 
 
 def make(host: Any, options: Dict[str, Any]) -> PythonEngine:

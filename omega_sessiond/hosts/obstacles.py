@@ -1,0 +1,89 @@
+"""What a session holds beside its variables that neither a checkpoint nor a fork can take along: threads, child
+processes, open descriptors. Looks at this process and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Callable, Dict, List, Optional, Set
+
+HARMLESS = frozenset(("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero"))
+"""Libraries keep these open for themselves, and open them again."""
+
+
+GLANCE_S = 0.006
+"""Between two looks: longer than a thread of the host's can be kept from going on by this one (5 ms)."""
+
+
+def find(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]]) -> List[str]:
+    """All there is beside what is the host's own. Another thread of the host's may be opening or closing something
+    just now: what counts is seen twice."""
+    found = _look(threads, descriptors)
+    if found:
+        time.sleep(GLANCE_S)
+        again = set(_look(threads, descriptors))
+        found = [one for one in found if one in again]
+    return found
+
+
+def _look(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]]) -> List[str]:
+    return [*_threads(threads()), *_children(), *_descriptors(descriptors)]
+
+
+def _threads(own: Set[int]) -> List[str]:
+    """Threads that run Python code. Those of BLAS and OpenMP, which a library makes again, do not."""
+    strangers = set(sys._current_frames()) - own
+    names: Dict[Optional[int], str] = {}
+    threading = sys.modules.get("threading")
+    if strangers and threading is not None:
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return ["thread %s" % names.get(ident, ident) for ident in sorted(strangers)]
+
+
+def _children() -> List[str]:
+    pid = os.getpid()
+    found: Set[int] = set()
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open("/proc/self/task/%s/children" % task, encoding="ascii") as file:
+                found.update(map(int, file.read().split()))
+    except OSError:  # a kernel without that list
+        found = {child for child in _processes() if _parent(child) == pid}
+    return ["child process %d" % child for child in sorted(found)]
+
+
+def _processes() -> List[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def _descriptors(own: Callable[[], Set[int]]) -> List[str]:
+    """What the session's code has open."""
+    found = []
+    try:
+        names = os.listdir("/dev/fd")
+    except OSError:
+        return []
+    hosts_own = own()
+    for name in sorted(names, key=int):
+        if int(name) in hosts_own:
+            continue
+        try:
+            target = os.readlink("/proc/self/fd/" + name)
+        except OSError:
+            continue  # the listing's own
+        if target not in HARMLESS:
+            found.append("open descriptor %s (%s)" % (name, target[:200]))
+    return found

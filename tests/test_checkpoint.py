@@ -1,0 +1,349 @@
+"""Checkpoints by real host processes: what comes back, what is left out and named, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostdriver import INTERPRETERS, Frame, HostProcess, Hosts, until
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    started = Hosts(tmp_path)
+    yield started
+    started.close()
+
+
+def lent() -> str:
+    """The directory of our cloudpickle, as the daemon finds it."""
+    found = find_spec("cloudpickle")
+    assert found is not None and found.origin is not None
+    return str(Path(found.origin).parent)
+
+
+def lend(host: HostProcess, budget_s: float = 30.0, max_bytes: int = 1 << 30) -> None:
+    """Come as a daemon that says how to save."""
+    have = host.daemon.frames[-1]["seq"] if host.daemon.frames else 0
+    host.connect(have, lent=lent(), budget_s=budget_s, max_bytes=max_bytes)
+
+
+def save(host: HostProcess, id: str = "one") -> Frame:
+    lend(host)
+    host.daemon.send("save", id=id)
+    return host.daemon.wait_for("saved", id=id)
+
+
+def move(host: HostProcess, successor: HostProcess, saved: Frame, id: str = "one") -> Frame:
+    """Have another process take up what one has saved."""
+    lend(successor)
+    target = Path(successor.directory) / "checkpoints"
+    target.mkdir(mode=0o700, exist_ok=True)
+    os.rename(Path(host.directory) / "checkpoints" / id, target / id)
+    successor.daemon.send("load", id=id, sha256=saved["sha256"])
+    successor.last_id = saved["execution_id"]
+    return successor.daemon.wait_for("loaded", id=id)
+
+
+def wake(hosts: Hosts, commands: str, **fields: Any) -> tuple[HostProcess, Frame, Frame]:
+    """Run commands, save, and take it up in a new process: that, what was saved, what was loaded."""
+    host = hosts(**fields)
+    done = host.run(commands)
+    assert done.status == "ok", done.output
+    saved = save(host)
+    assert saved["reason"] is None, saved
+    successor = hosts(**fields)
+    loaded = move(host, successor, saved)
+    assert loaded["reason"] is None, loaded
+    return successor, saved, loaded
+
+
+VALUES = """
+import math, threading, xml.etree.ElementTree, collections as c, sys, os
+from __future__ import annotations
+class Point:
+    "A point."
+    made = 0
+    def __init__(self, x): self.x = x; Point.made += 1
+    def twice(self): return Point(self.x * factor)
+factor = 2
+def counter():
+    n = 0
+    def count():
+        nonlocal n
+        n += 1
+        return n
+    return count
+count = counter(); count()
+def bump():
+    global factor
+    factor += 1
+    return factor
+points = [Point(1), Point(2)]
+same = points[0]
+loop = []; loop.append(loop)
+table = {"square": lambda x: x * x, "point": same}
+text = "a" * 1000
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+me = globals()
+out = sys.stdout
+lock = threading.Lock()
+guarded = {"lock": lock}
+def locked(): return lock
+numbers = (i for i in range(3))
+file = open(os.devnull)
+os.environ["MARK"] = "here"
+sys.path.append("/nowhere")
+os.chdir("/")
+6 * 7
+"""
+
+
+@pytest.mark.parametrize("version", sorted(INTERPRETERS))
+def test_state_comes_back(hosts: Hosts, version: str) -> None:
+    """Variables, what they share, functions over the live namespace, imports, `_`, path, directory and environment."""
+    host, saved, loaded = wake(
+        hosts, VALUES.replace("from __future__ import annotations\n", ""), python=INTERPRETERS[version]
+    )
+    assert set(saved["left_out"]) == {"lock", "guarded", "numbers", "file"}
+    assert "lock" in saved["left_out"]["guarded"] and "generator" in saved["left_out"]["numbers"]
+    assert loaded["lost"] == {}
+    expected = {
+        "_": "42",
+        "same is points[0] is table['point']": "True",
+        "loop[0] is loop": "True",
+        "points[1].twice().x, Point.made, Point.__doc__": "(4, 3, 'A point.')",
+        "count(), count()": "(2, 3)",
+        "bump(), factor, points[1].twice().x": "(3, 3, 6)",
+        "table['square'](5), fib(10)": "(25, 55)",
+        "me is globals() and out is sys.stdout": "True",
+        "xml.etree.ElementTree.fromstring('<a/>').tag, c.Counter('aab')['a'], math.pi > 3": "('a', 2, True)",
+        "os.environ['MARK'], sys.path[-1], os.getcwd()": "('here', '/nowhere', '/')",
+        "[name for name in sys.modules if 'cloudpickle' in name], '__builtins__' in globals()": "([], True)",
+    }
+    for code, value in expected.items():
+        done = host.run(code)
+        assert done.value == value, (code, done.output)
+    assert "NameError" in host.run("locked()").output
+    error = host.run("fib('x')")
+    assert "n if n < 2" in error.traceback  # its source came along
+
+
+def test_future_flags_and_count_go_on(hosts: Hosts) -> None:
+    """`from __future__` holds in the next process too, and commands are counted on."""
+    host = hosts()
+    host.run("from __future__ import annotations")
+    saved = save(host)
+    successor = hosts()
+    move(host, successor, saved)
+    done = successor.run("def f(x: nowhere): pass\nf.__annotations__['x']")
+    assert done.value == "'nowhere'"
+    assert done.result["count"] == 2
+
+
+def test_numpy_and_pandas_come_back(hosts: Hosts) -> None:
+    """Arrays and tables come back, views of one array too, and the threads of their libraries are no obstacle."""
+    commands = "import numpy as np, pandas as pd\na = np.arange(12.0).reshape(3, 4); b = a @ a.T\n"
+    commands += "t = pd.DataFrame({'x': [1, 2], 'y': ['p', 'q']}); both = [a, a]"
+    host, saved, _ = wake(hosts, commands, python=sys.executable)
+    assert (saved["left_out"], saved["obstacles"]) == ({}, [])
+    assert host.run("float(b.sum()), t.y.tolist(), both[0] is both[1] is a").value == "(1134.0, ['p', 'q'], True)"
+
+
+def test_64_mb_come_back(hosts: Hosts) -> None:
+    """A large value comes back as it was, and is as large on the disk as in memory, not larger."""
+    host, saved, _ = wake(hosts, "import os, zlib\ndata = os.urandom(64 << 20); crc = zlib.crc32(data)")
+    assert (64 << 20) < saved["size"] < (65 << 20)
+    assert host.run("zlib.crc32(data) == crc").value == "True"
+
+
+def test_deep_structure_comes_back(hosts: Hosts) -> None:
+    """A list nested deeper than Python's own limit of recursion is saved; one beyond ours is named."""
+    nest = "deep = None\nfor _ in range(3000): deep = [deep]\n"
+    host, saved, _ = wake(hosts, nest + "deeper = None\nfor _ in range(200_000): deeper = [deeper]")
+    assert list(saved["left_out"]) == ["deeper"]
+    assert host.run("n = 0\nwhile deep: deep = deep[0]; n += 1\nn").value == "3000"
+
+
+def test_what_is_no_variable_is_named(hosts: Hosts) -> None:
+    """Threads, children, open descriptors and tasks are told as obstacles; the host's own are none."""
+    host = hosts()
+    host.run("x = 1")
+    assert save(host, "none")["obstacles"] == []
+    host.run("import asyncio\nawait asyncio.sleep(0)")
+    assert save(host, "loop")["obstacles"] == []
+    host.run(
+        "import threading, subprocess, os\nstop = threading.Event()\n"
+        "threading.Thread(target=stop.wait, name='busy').start()\n"
+        "child = subprocess.Popen(['sleep', '1000'])\nout, into = os.pipe()\n"
+        "task = asyncio.ensure_future(asyncio.sleep(1000), loop=asyncio.get_event_loop_policy().get_event_loop())"
+    )
+    found = save(host, "many")["obstacles"]
+    assert [one.split()[0] for one in found] == ["thread", "child", "open", "open", "asyncio"], found
+    assert "thread busy" in found
+    host.run("child.kill(); child.wait(); stop.set(); task.cancel()")
+
+
+def test_command_runs_while_a_save_is_written(hosts: Hosts) -> None:
+    """A save that takes long delays no command; what commands change meanwhile is not in it."""
+    host = hosts()
+    gate = host.directory / "gate"
+    os.mkfifo(gate)
+    host.run(f"class Slow:\n    def __reduce__(self): open({str(gate)!r}).read(); return int, ()\nslow = Slow(); x = 1")
+    lend(host)
+    host.daemon.send("save", id="one")
+    assert host.run("x = 2; x").value == "2"
+    host.interrupt()  # reaches the whole process group; the save goes on
+    gate.write_text("")
+    saved = host.daemon.wait_for("saved", id="one")
+    assert saved["reason"] is None and saved["execution_id"] == 1
+    successor = hosts()
+    move(host, successor, saved)
+    assert successor.run("x, slow").value == "(1, 0)"
+
+
+def test_save_that_hangs_is_ended(hosts: Hosts) -> None:
+    """A save has its time: then its process is killed, nothing is left of it, and the reason is told."""
+    host = hosts()
+    host.run("import threading\nclass Stuck:\n    def __reduce__(self): threading.Event().wait()\nx = Stuck()")
+    lend(host, budget_s=0.2)
+    host.daemon.send("save", id="one")
+    assert host.daemon.wait_for("saved", id="one")["reason"] == "it took too long"
+    assert os.listdir(host.directory / "checkpoints") == []
+    assert host.run("6 * 7").value == "42"
+
+
+def test_save_whose_process_is_killed_leaves_nothing(hosts: Hosts) -> None:
+    """SIGKILL of the child that writes costs the checkpoint being written, and nothing else."""
+    host = hosts()
+    mark = host.directory / "pid"
+    host.run(
+        f"import os, threading\nclass Stuck:\n    def __reduce__(self):\n"
+        f"        open({str(mark)!r}, 'w').write(str(os.getpid())); threading.Event().wait()\nx = Stuck(); y = 1"
+    )
+    lend(host)
+    host.daemon.send("save", id="one")
+    os.kill(int(until(lambda: mark.exists() and mark.read_text(), "the child writes")), signal.SIGKILL)
+    assert host.daemon.wait_for("saved", id="one")["reason"] == "the process that wrote it was ended"
+    assert os.listdir(host.directory / "checkpoints") == []
+    assert host.run("y").value == "1"
+
+
+def test_larger_than_allowed_is_told(hosts: Hosts) -> None:
+    """A state above the size budget is not saved; the reason says so, and no file stays."""
+    host = hosts()
+    host.run("data = bytearray(2 << 20)")
+    lend(host, max_bytes=1 << 20)
+    host.daemon.send("save", id="one")
+    assert "larger than a checkpoint may be" in host.daemon.wait_for("saved", id="one")["reason"]
+    assert os.listdir(host.directory / "checkpoints") == []
+
+
+def test_files_are_private(hosts: Hosts) -> None:
+    """Directory and files of a checkpoint are the user's alone, and its header is JSON that people can read."""
+    host = hosts()
+    host.run("x = 1")
+    save(host)
+    place = host.directory / "checkpoints" / "one"
+    for path, mode in ((place.parent, 0o700), (place, 0o700), (place / "state", 0o600), (place / "header.json", 0o600)):
+        assert path.stat().st_mode & 0o777 == mode, path
+    header = json.loads((place / "header.json").read_text())
+    assert header["variables"] == ["x"] and header["identity"]["implementation"] == "cpython"
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+def _reword(file: Path) -> None:
+    header = json.loads(file.read_text())
+    header["identity"]["version"] = "2.7"
+    file.write_text(json.dumps(header))
+
+
+def _link(file: Path) -> None:
+    other = file.with_name("elsewhere")
+    os.rename(file, other)
+    os.symlink(other, file)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "cut": ("state", lambda file: os.truncate(file, 100), "is torn: 100 of"),
+    "flipped": ("state", _flip, "not as it was written"),
+    "gone": ("state", os.unlink, "cannot be read: No such file"),
+    "linked": ("state", _link, "cannot be read: Too many levels of symbolic links"),
+    "header cut": ("header.json", lambda file: os.truncate(file, 100), "its header is not JSON"),
+    "other interpreter": ("header.json", _reword, "made by another interpreter (version 2.7)"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_refused_in_words(hosts: Hosts, damage: str) -> None:
+    """A checkpoint that is not what was written is not loaded; the session is as fresh, and says why."""
+    file, harm, words = DAMAGES[damage]
+    host = hosts()
+    host.run("x = 1")
+    saved = save(host)
+    harm(host.directory / "checkpoints" / "one" / file)
+    successor = hosts()
+    loaded = move(host, successor, saved)
+    assert words in loaded["reason"], loaded
+    assert successor.run("'x' in globals()").value == "False"
+
+
+def test_values_that_cannot_be_loaded_leave_the_session_fresh(hosts: Hosts) -> None:
+    """What raises while it is loaded is told; directory, path and environment are then as they were."""
+    host = hosts(files={"helper.py": "class Thing: pass"})
+    host.run("import os, helper\nos.environ['MARK'] = 'x'; thing = helper.Thing()")
+    saved = save(host)
+    os.unlink(host.work / "helper.py")
+    successor = hosts()
+    loaded = move(host, successor, saved)
+    assert "No module named 'helper'" in loaded["reason"]
+    done = successor.run("import os; 'MARK' in os.environ, 'thing' in globals(), os.getcwd()")
+    assert done.value == repr((False, False, str(successor.work)))
+
+
+def test_module_that_is_gone_costs_its_name_alone(hosts: Hosts) -> None:
+    """An import that fails at the wake is lost by name; everything else is there."""
+    host = hosts(files={"helper.py": ""})
+    host.run("import helper\nx = 1")
+    saved = save(host)
+    os.unlink(host.work / "helper.py")
+    successor = hosts()
+    loaded = move(host, successor, saved)
+    assert loaded["reason"] is None and list(loaded["lost"]) == ["helper"]
+    assert successor.run("x").value == "1"
+
+
+def test_idle_host_saves_itself_at_sigterm(hosts: Hosts) -> None:
+    """SIGTERM at rest: a checkpoint, told in the log, and exit functions are left to whoever goes on."""
+    host = hosts()
+    host.run("import atexit\natexit.register(open, 'exited', 'w'); x = 1")
+    lend(host)
+    os.kill(host.pid, signal.SIGTERM)
+    host.wait()
+    saved, bye = host.log_frames[-2:]
+    assert (saved["t"], saved["reason"], bye["t"]) == ("saved", None, "bye"), host.log_frames
+    assert not (host.work / "exited").exists(), str(saved)
+
+
+def test_incomplete_session_ends_at_sigterm_as_before(hosts: Hosts) -> None:
+    """What cannot be saved whole is saved as far as it goes, and its exit functions run."""
+    host = hosts()
+    host.run("import atexit\natexit.register(open, 'exited', 'w'); x = (i for i in ())")
+    lend(host)
+    os.kill(host.pid, signal.SIGTERM)
+    host.wait()
+    assert list(host.log_frames[-2]["left_out"]) == ["x"]
+    assert (host.work / "exited").exists()
