@@ -60,9 +60,9 @@ class _Connection(http.client.HTTPConnection):
 class Client:
     """Requests to one daemon. Connects, and starts it where that is allowed, when the first request is made."""
 
-    def __init__(self, target: Target, *, may_start: bool = True) -> None:
+    def __init__(self, target: Target, *, may_start: bool = True, may_wake: bool = True) -> None:
         self.target = target
-        self._launcher = Launcher(target, may_start=may_start)
+        self._launcher = Launcher(target, may_start=may_start, may_wake=may_wake)
         self._kept: _Connection | None = None
         self._streaming: socket.socket | None = None
         self._has_hung_up = False
@@ -164,6 +164,7 @@ class Client:
                     ) from None
                 continue
             finally:
+                self._streaming = None
                 connection.close()
             if not isinstance(refusal, Stopping) or not backoff.pause():
                 raise refusal
@@ -171,9 +172,9 @@ class Client:
     def hang_up(self) -> None:
         """End the stream that another thread reads, and each that it may begin: StreamLost there, or its end."""
         self._has_hung_up = True
-        if self._streaming is not None:
+        if (streaming := self._streaming) is not None:
             try:
-                self._streaming.shutdown(socket.SHUT_RDWR)
+                streaming.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it has ended
 

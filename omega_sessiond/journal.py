@@ -401,9 +401,10 @@ class Journal:
         """At most `limit` executions of the session with an id above `after`, oldest first."""
         return self._executions("session_id = ? AND id > ? ORDER BY id LIMIT ?", session_id, after, limit)
 
-    def last_executions(self, session_id: str, limit: int) -> list[ExecutionRecord]:
-        """The newest `limit` executions of the session, oldest first."""
-        return self._executions("session_id = ? ORDER BY id DESC LIMIT ?", session_id, limit)[::-1]
+    def last_executions(self, session_id: str, limit: int, before: int | None = None) -> list[ExecutionRecord]:
+        """The newest `limit` executions of the session with an id below `before`, oldest first."""
+        below = 2**63 - 1 if before is None else before
+        return self._executions("session_id = ? AND id < ? ORDER BY id DESC LIMIT ?", session_id, below, limit)[::-1]
 
     def _execution(self, condition: str, *values: object) -> ExecutionRecord | None:
         row = self._row(_EXECUTIONS + condition, *values)

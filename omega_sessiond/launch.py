@@ -77,12 +77,31 @@ def dial(path: str) -> socket.socket:
     return connection
 
 
-class Launcher:
-    """Connections to the daemon of one target, which is started if need be and allowed."""
+class DaemonAsleep(DaemonUnreachable):
+    """systemd listens and no daemon runs: a connection would start one, and only looking was allowed."""
 
-    def __init__(self, target: Target, *, may_start: bool = True, patience_s: float = PATIENCE_S) -> None:
+    code = "daemon_asleep"
+
+
+class SocketDenied(DaemonUnreachable):
+    """The socket is there and we may not use it."""
+
+    code = "socket_denied"
+
+
+class Launcher:
+    """Connections to the daemon of one target, which is started if need be and allowed.
+
+    With `may_wake` false systemd is asked before each connection whether it would start a daemon, and DaemonAsleep
+    raised instead.
+    """
+
+    def __init__(
+        self, target: Target, *, may_start: bool = True, may_wake: bool = True, patience_s: float = PATIENCE_S
+    ) -> None:
         self._target = target
         self._may_start = may_start and target.state_dir is not None
+        self._may_wake = may_wake
         self._patience_s = patience_s
         self._child: int | None = None
         self._crashes = 0
@@ -95,12 +114,18 @@ class Launcher:
             raise DaemonUnreachable(message, hint=hint)
         backoff = Backoff(self._patience_s)
         while True:
+            if not self._may_wake and path == managed_socket():
+                self._refuse_to_wake()
             try:
                 return dial(path)
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, ConnectionResetError):
                 pass
             except BlockingIOError:
                 pass  # its queue is full: it will come to us
+            except PermissionError as error:
+                raise SocketDenied(
+                    f"Cannot connect to {path}: {error.strerror}", hint="Run 'omegactl doctor'."
+                ) from None
             except OSError as error:
                 raise DaemonUnreachable(
                     f"Cannot connect to {path}: {error.strerror}", hint="Run 'omegactl doctor'."
@@ -108,6 +133,14 @@ class Launcher:
             self._make_listen()
             if not backoff.pause():
                 raise DaemonUnreachable(f"No daemon answers at {path}", hint="Run 'omegactl doctor'.")
+
+    def _refuse_to_wake(self) -> None:
+        units = manager.look()
+        if units is not None and units.are_asleep:
+            raise DaemonAsleep(
+                f"The daemon sleeps: {manager.SOCKET} listens and {manager.SERVICE} is inactive",
+                hint="Any request wakes it: 'omegactl ls'.",
+            )
 
     def _make_listen(self) -> None:
         """One step towards a daemon that listens; returns when it is worth trying again."""

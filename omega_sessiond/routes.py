@@ -65,12 +65,15 @@ class SessionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     label: str | None = None
     limit: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     after: str | None = None
+    names: str | None = None
+    usage: bool = False
 
 
 class ExecutionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     after: Id = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     last: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    before: Id | None = None
     max_output: Count | None = None
 
 
@@ -107,7 +110,8 @@ def engines(service: Service, call: Call) -> Any:
 
 def sessions(service: Service, call: Call) -> Any:
     query: SessionsQuery = call.query
-    return service.sessions(query.state, query.label, query.limit, query.after)
+    names = None if query.names is None else frozenset(query.names.split(","))
+    return service.sessions(query.state, query.label, query.limit, query.after, names, query.usage)
 
 
 async def create(service: Service, call: Call) -> Any:
@@ -157,7 +161,9 @@ def executions(service: Service, call: Call) -> Any:
     query: ExecutionsQuery = call.query
     if query.last is not None and query.after:
         raise InvalidField("Query parameter 'last' does not go with 'after'")
-    return service.executions(call.params[0], query.after, query.limit, query.last, query.max_output)
+    if query.before is not None and query.last is None:
+        raise InvalidField("Query parameter 'before' goes with 'last'")
+    return service.executions(call.params[0], query.after, query.limit, query.last, query.before, query.max_output)
 
 
 def execution(service: Service, call: Call) -> Any:

@@ -134,11 +134,14 @@ class Service:
         label: str | None = None,
         limit: int | None = None,
         after: str | None = None,
+        names: frozenset[str] | None = None,
+        with_usage: bool = False,
     ) -> list[SessionView]:
-        """All sessions by name; `label` is `key` or `key=value`, `after` the name the page before ended with."""
+        """All sessions by name, or those of `names`; `label` is `key` or `key=value`, `after` the name the page before
+        ended with."""
         key, has_value, value = (label or "").partition("=")
-        found: list[SessionView] = []
-        for name in sorted(self._keeper.by_name):
+        found: list[Live] = []
+        for name in sorted(self._keeper.by_name if names is None else names & self._keeper.by_name.keys()):
             live = self._keeper.by_name[name]
             labels = live.record.labels
             if after is not None and name <= after:
@@ -149,8 +152,11 @@ class Service:
                 continue
             if limit is not None and len(found) >= limit:
                 break
-            found.append(self._view(live))
-        return found
+            found.append(live)
+        if not with_usage:
+            return [self._view(live) for live in found]
+        used = usage.sample_many([live.host.pid for live in found if live.host is not None])
+        return [self._view(live, None if live.host is None else used[live.host.pid]) for live in found]
 
     def session(self, name: str) -> SessionView:
         """One session, with what it uses now."""
@@ -433,15 +439,21 @@ class Service:
         return self._execution(row, name, max_output, work)
 
     def executions(
-        self, name: str, after: int, limit: int, last: int | None = None, max_output: int | None = None
+        self,
+        name: str,
+        after: int,
+        limit: int,
+        last: int | None = None,
+        before: int | None = None,
+        max_output: int | None = None,
     ) -> list[Execution]:
-        """History, oldest first: at most `limit` from the id after `after` on, or the `last` ones. Their outputs are
-        bounded for a list unless `max_output` says otherwise."""
+        """History, oldest first: at most `limit` from the id after `after` on, or the `last` ones, those `before` an id
+        alone. Their outputs are bounded for a list unless `max_output` says otherwise."""
         live = self._find(name)
         if last is None:
             rows = self._journal.executions(live.record.id, after, limit)
         else:
-            rows = self._journal.last_executions(live.record.id, last)
+            rows = self._journal.last_executions(live.record.id, last, before)
         bound = views.LISTED_MAX_OUTPUT if max_output is None else max_output
         return [self._execution(row, name, bound, None) for row in rows]
 

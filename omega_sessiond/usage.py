@@ -7,6 +7,7 @@ proc_pid_stat(5), proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from functools import cache
 
 from omega_sessiond.messages import Usage, now
@@ -18,11 +19,36 @@ nothing of the session."""
 
 def sample(pid: int) -> Usage:
     """What the session of host `pid` uses now."""
+    return sample_many([pid])[pid]
+
+
+def sample_many(pids: Collection[int]) -> dict[int, Usage]:
+    """The same for several hosts. /proc is walked once for all whose cgroup does not say everything."""
+    found = {pid: _from_cgroup(pid) for pid in pids}
+    lacking = [pid for pid, usage in found.items() if None in (usage.memory_bytes, usage.tasks, usage.cpu_s)]
+    if lacking:
+        for pid, rest in _from_proc(lacking).items():
+            known = found[pid]
+            if known.memory_bytes is known.tasks is known.cpu_s is None:
+                found[pid] = rest
+                continue
+            # The controllers that this machine does not lend us are made up for by the processes' own figures.
+            found[pid] = Usage(
+                "cgroup",
+                known.sampled_at,
+                rest.memory_bytes if known.memory_bytes is None else known.memory_bytes,
+                rest.memory_peak_bytes if known.memory_peak_bytes is None else known.memory_peak_bytes,
+                rest.tasks if known.tasks is None else known.tasks,
+                rest.cpu_s if known.cpu_s is None else known.cpu_s,
+            )
+    return found
+
+
+def _from_cgroup(pid: int) -> Usage:
+    """What the session's own cgroup says; None where it says nothing."""
     own = {controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)}
     v2, memory, tasks = (_directory(name, own) for name in ("", "memory", "pids"))
     cpu = _directory("cpuacct", own)
-    if v2 is None and memory is None and tasks is None and cpu is None:
-        return _from_proc(pid)
     memory_bytes = _number(v2, "memory.current")
     if memory_bytes is None:
         memory_bytes = _number(memory, "memory.usage_in_bytes")
@@ -34,13 +60,6 @@ def sample(pid: int) -> Usage:
         count = _number(tasks, "pids.current")
     used_us, used_ns = _field(v2, "cpu.stat", "usage_usec"), _number(cpu, "cpuacct.usage")
     cpu_s = used_us / 1e6 if used_us is not None else used_ns / 1e9 if used_ns is not None else None
-    if None in (memory_bytes, count, cpu_s):
-        # The controllers that this machine does not lend us are made up for by the processes' own figures.
-        rest = _from_proc(pid)
-        memory_bytes = rest.memory_bytes if memory_bytes is None else memory_bytes
-        peak = rest.memory_peak_bytes if peak is None else peak
-        count = rest.tasks if count is None else count
-        cpu_s = rest.cpu_s if cpu_s is None else cpu_s
     return Usage("cgroup", now(), memory_bytes, peak, count, cpu_s)
 
 
@@ -133,30 +152,30 @@ def _field(directory: str | None, name: str, key: str) -> int | None:
     return None
 
 
-def _from_proc(pid: int) -> Usage:
-    """The sum over the processes of the host's own process session, which it began (setsid)."""
+def _from_proc(hosts: Collection[int]) -> dict[int, Usage]:
+    """The sums over the processes of each host's own process session, which it began (setsid)."""
     ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    memory = tasks = cpu = 0
+    sums = {host: [0, 0, 0] for host in hosts}
     try:
         pids = [name for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         pids = []
-    seen = False
     for name in pids:
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue  # ended meanwhile
-        if int(fields[3]) != pid or fields[0] in (b"Z", b"X"):
+        found = sums.get(int(fields[3]))
+        if found is None or fields[0] in (b"Z", b"X"):
             continue
-        seen = True
-        cpu += sum(map(int, fields[11:15]))  # its own time and that of children it waited for
-        tasks += int(fields[17])
-        memory += int(fields[21]) * page
-    if not seen:
-        return Usage("proc", now())
-    return Usage("proc", now(), memory, _peak(pid), tasks, cpu / ticks)
+        found[0] += int(fields[21]) * page
+        found[1] += int(fields[17])
+        found[2] += sum(map(int, fields[11:15]))  # its own time and that of children it waited for
+    return {
+        host: Usage("proc", now(), memory, _peak(host), tasks, cpu / ticks) if tasks else Usage("proc", now())
+        for host, (memory, tasks, cpu) in sums.items()
+    }
 
 
 def _peak(pid: int) -> int | None:

@@ -1,0 +1,128 @@
+"""The one table of what can be done: footer, help, palette, key bindings and docs/tui.md are made from it.
+
+A row says what an action is called, where it applies, what it calls and which command line does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from tui import deeds
+from tui.model import Session
+
+if TYPE_CHECKING:
+    from tui.app import Dashboard
+
+Group = Literal["Session", "List", "View", "Program"]
+Scope = Literal["everywhere", "list"]
+
+
+def _always(session: Session) -> str | None:
+    return None
+
+
+def _no_words(session: Session) -> tuple[str, ...]:
+    return ()
+
+
+class Action(NamedTuple):
+    """One thing that can be done.
+
+    `keys` are Textual's names, separated by commas. `why_not` says why it does not apply to a session as it stands;
+    `words` are the arguments of omegactl that do the same, none where nothing does.
+    """
+
+    id: str
+    keys: str
+    label: str
+    help: str
+    group: Group
+    run: Callable[[Dashboard, Session], None] | Callable[[Dashboard], None]
+    needs_session: bool = False
+    why_not: Callable[[Session], str | None] = _always
+    words: Callable[[Session], tuple[str, ...]] = _no_words
+    scope: Scope = "everywhere"
+    in_footer: bool = False
+
+
+def _of_session(
+    id: str,
+    keys: str,
+    label: str,
+    help: str,
+    run: Callable[[Dashboard, Session], None],
+    *,
+    why_not: Callable[[Session], str | None] = _always,
+    words: Callable[[Session], tuple[str, ...]] = _no_words,
+    in_footer: bool = False,
+) -> Action:
+    return Action(
+        id, keys, label, help, "Session", run, needs_session=True, why_not=why_not, words=words, in_footer=in_footer
+    )
+
+
+ACTIONS: tuple[Action, ...] = (
+    _of_session("open", "enter", "Open", "the session at full size; where the daemon sleeps or is stopped, wake it",
+        deeds.open_session, words=lambda session: ("show", session.name), in_footer=True),
+    _of_session("input", "i", "Input", "write code for the session, or answer what it asks", deeds.go_to_input,
+        words=lambda session: ("exec", session.name, "-c", "CODE"), in_footer=True),
+    _of_session("attach", "a", "Attach", "a full REPL in this terminal until you detach with ^D", deeds.attach,
+        words=lambda session: ("repl", session.name)),
+    _of_session("interrupt", "c", "Interrupt", "what runs; variables are kept", deeds.interrupt,
+        why_not=deeds.why_no_interrupt, words=lambda session: ("interrupt", session.name), in_footer=True),
+    _of_session("kill", "K", "Kill", "end its process: history stays, variables go", deeds.kill,
+        why_not=deeds.why_no_kill, words=lambda session: ("kill", session.name), in_footer=True),
+    _of_session("restart", "R", "Restart", "end its process and start a new one", deeds.restart,
+        words=lambda session: ("restart", session.name)),
+    _of_session("delete", "D", "Delete", "end it and remove it with its history", deeds.delete,
+        words=lambda session: ("rm", "-y", session.name)),
+    _of_session("limits", "L", "Limits", "memory, tasks and share of the processors", deeds.change_limits,
+        words=lambda session: ("set", session.name, "--mem", "SIZE")),
+    _of_session("labels", "l", "Labels", "what it is filed under", deeds.change_labels,
+        words=lambda session: ("set", session.name, "--label", "K=V")),
+    _of_session("copy", "y", "Copy", "the selected text, else the command line of what was done last",
+        deeds.copy),
+    Action("new", "n", "New", "a session with its engine, interpreter, limits and labels", "Session", deeds.new,
+        words=lambda session: ("new", "NAME"), in_footer=True),
+    Action("filter", "slash", "Filter", "text, st:busy, eng:python, label:key=value, !not", "List", deeds.filter_list,
+        scope="list", in_footer=True),
+    Action("sort", "o", "Sort", "by the next column", "List", deeds.next_sort, scope="list", in_footer=True),
+    Action("reverse", "O", "Reverse", "the order", "List", deeds.reverse_sort, scope="list"),
+    Action("down", "j,down", "Down", "the next session", "List", deeds.move_down, scope="list"),
+    Action("up", "k,up", "Up", "the session before", "List", deeds.move_up, scope="list"),
+    Action("first", "g,home", "First", "the first session", "List", deeds.move_first, scope="list"),
+    Action("last", "G,end", "Last", "the last session", "List", deeds.move_last, scope="list"),
+    Action("page_down", "pagedown,ctrl+f", "Page down", "a screen further", "List", deeds.page_down, scope="list"),
+    Action("page_up", "pageup,ctrl+b", "Page up", "a screen back", "List", deeds.page_up, scope="list"),
+    Action("pause", "p", "Pause", "hold the picture still; what happens meanwhile is shown afterwards", "View",
+        deeds.pause),
+    Action("zoom", "z", "Zoom", "the pane with the focus alone", "View", deeds.zoom, scope="list"),
+    Action("tab_1", "1", "Transcript", "what was run and what it printed", "View", deeds.tab_1),
+    Action("tab_2", "2", "Info", "all that is known of the session", "View", deeds.tab_2),
+    Action("tab_3", "3", "Journal", "what systemd's journal has of it", "View", deeds.tab_3),
+    Action("theme", "t", "Theme", "dark or light", "View", deeds.switch_theme),
+    Action("back", "escape", "Back", "to the screen before", "View", deeds.back),
+    Action("palette", "colon,ctrl+p", "Palette", "find an action by its name", "Program", deeds.palette),
+    Action("help", "question_mark,f1", "Help", "these keys", "Program", deeds.show_help, in_footer=True),
+    Action("quit", "q,ctrl+q", "Quit", "leave the dashboard; sessions go on", "Program", deeds.leave, in_footer=True),
+)  # fmt: skip
+
+BY_ID = {action.id: action for action in ACTIONS}
+
+KEY_NAMES = {
+    "enter": "⏎", "slash": "/", "colon": ":", "question_mark": "?", "escape": "Esc", "pagedown": "PgDn",
+    "pageup": "PgUp", "up": "↑", "down": "↓", "home": "Home", "end": "End", "f1": "F1", "space": "Space",
+}  # fmt: skip
+
+
+def shown_key(keys: str) -> str:
+    """The first of some keys as people write it."""
+    key = keys.partition(",")[0]
+    if key.startswith("ctrl+"):
+        return "^" + key.removeprefix("ctrl+").upper()
+    return KEY_NAMES.get(key, key)
+
+
+def shown_keys(keys: str) -> str:
+    return " ".join(shown_key(key) for key in keys.split(","))

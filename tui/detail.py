@@ -1,0 +1,304 @@
+"""One session in full: its transcript, what is known of it, its journal, and the box that runs code in it.
+
+Whoever puts it on a screen tells it which session, and when the model has changed. Asks the app for everything that
+needs the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widget import Widget
+from textual.widgets import Input
+
+from tui.info import Info
+from tui.lines import Choices, OneLine
+from tui.model import Session
+from tui.prompt import Prompt
+from tui.roles import look_of
+from tui.scopelog import ScopeLog
+from tui.table import shown_age
+from tui.tape import shown_duration
+from tui.text import cell
+from tui.transcript import Transcript
+
+if TYPE_CHECKING:
+    from tui.app import Dashboard
+
+
+class Tab(NamedTuple):
+    """A tab: `make` builds its widget when it is first shown, `show` brings it up to the session."""
+
+    id: str
+    label: str
+    make: Callable[[Detail], Widget]
+    show: Callable[[Detail, Session], None]
+
+
+class Answer(Input):
+    """The box for what a session asks; a secret is not shown."""
+
+    BINDINGS = [("escape", "leave", "Leave")]
+
+    def action_leave(self) -> None:
+        self.post_message(Prompt.Left())
+
+
+class Detail(Vertical):
+    """`show` a session by its id, `take` what has changed, `open_tab` by number."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.session_id: str | None = None
+        self.tab = TABS[0]
+        self._tape_version = -1
+
+    @property
+    def dashboard(self) -> Dashboard:
+        return cast("Dashboard", self.app)
+
+    @property
+    def session(self) -> Session | None:
+        return self.dashboard.model.sessions.get(self.session_id or "")
+
+    @property
+    def transcript(self) -> Transcript:
+        return self.query_one("#transcript", Transcript)
+
+    def compose(self) -> ComposeResult:
+        yield Choices(id="tabs")
+        yield Transcript(glyphs=self.dashboard.glyphs, id="transcript")
+        yield OneLine(id="status")
+
+    # ---- what is shown ----
+
+    def show(self, session_id: str | None) -> None:
+        """Show this session, from the end of its transcript."""
+        if session_id == self.session_id:
+            return
+        self.session_id = session_id
+        session = self.session
+        tape = None
+        if session is not None:
+            tape = self.dashboard.tape_of(session)
+        self.transcript.show(tape, session.engine if session is not None else "")
+        for prompt in self.query(Prompt):
+            prompt.use(session.engine if session is not None else "")
+            prompt.commands = self._history()
+        for log in self.query(ScopeLog):
+            log.clear()
+        self._show_session()
+        if self.tab.id == "journal":
+            self._show_tab()
+
+    def take(self, changed: set[str]) -> None:
+        """Sessions that have changed."""
+        if self.session_id in changed:
+            tape = self.dashboard.model.tapes.get(self.session_id)
+            transcript = self.transcript
+            if tape is not None:
+                transcript.take()
+            self._show_session()
+
+    def tick(self) -> None:
+        """A second has passed."""
+        session = self.session
+        if session is not None:
+            self._show_status(session)
+            if self.tab.id == "info":
+                self.tab.show(self, session)
+
+    def _show_session(self) -> None:
+        session = self.session
+        if session is None:
+            self.border_title = None
+            self.query_one("#tabs", Choices).set(Text())
+            self.query_one("#status", OneLine).set(Text())
+            return
+        title = Text(" ")
+        title.append_text(cell(session.name, "bold"))
+        title.append_text(cell(f" · {session.engine}"))
+        if session.pid is not None:
+            title.append_text(cell(f" · pid {session.pid}"))
+        title.append(" ")
+        self.border_title = title
+        self._show_tabs()
+        self._show_status(session)
+        self._show_box(session)
+        if self.tab.id == "info":
+            self.tab.show(self, session)
+
+    def _show_status(self, session: Session) -> None:
+        glyphs, look = self.dashboard.glyphs, look_of(session.state)
+        line = Text(" ")
+        line.append(f"{look.ascii_glyph if glyphs.is_ascii else look.glyph} ", self.dashboard.role_style(look.role))
+        if session.state == "waiting_input":
+            line.append_text(cell(f"asks: {session.prompt or ''}"))
+            line.append("  i answers", "dim")
+        elif session.running_id is not None:
+            took = self.dashboard.clock() - (session.running_since or self.dashboard.clock())
+            line.append(f"running {_clock(took)}")
+            line.append("  ^C in the box or c interrupts", "dim")
+        elif session.state == "dead":
+            line.append_text(cell(f"dead: {session.reason or 'no reason is known'}"))
+            line.append("  the next command starts it anew", "dim")
+        else:
+            line.append(look.word)
+            if session.used_at:
+                line.append(f" · last used {shown_age(self.dashboard.clock() - session.used_at)} ago", "dim")
+        if session.queued:
+            line.append(f" · {session.queued} queued")
+        if unseen := self.transcript.unseen_lines:
+            line.append(f"   [{glyphs.down} {unseen} new]", "bold")
+        elif not self.transcript.is_following:
+            line.append("   [further up; End follows]", "dim")
+        self.query_one("#status", OneLine).set(line)
+
+    def on_transcript_moved(self, event: Transcript.Moved) -> None:
+        event.stop()
+        session = self.session
+        if session is not None:
+            self._show_status(session)
+            if event.transcript.wants_older:
+                self.dashboard.load_older(session)
+
+    # ---- tabs ----
+
+    def _show_tabs(self) -> None:
+        choices = []
+        for number, tab in enumerate(TABS, 1):
+            text = Text(f"{number} ", "dim")
+            text.append(tab.label, "bold underline" if tab is self.tab else "")
+            choices.append((tab.id, text))
+        self.query_one("#tabs", Choices).offer(choices, "   ")
+
+    def on_choices_chosen(self, event: Choices.Chosen) -> None:
+        event.stop()
+        self.open_tab(next(number for number, tab in enumerate(TABS) if tab.id == event.key))
+
+    def open_tab(self, number: int) -> None:
+        """Show the tab of this number, from 0."""
+        if number < len(TABS):
+            self.tab = TABS[number]
+            self._show_tab()
+
+    def _show_tab(self) -> None:
+        wanted = self.query(f"#{self.tab.id}")
+        if not wanted:
+            self.mount(self.tab.make(self), after=self.transcript)
+        for tab in TABS:
+            for widget in self.query(f"#{tab.id}"):
+                widget.display = tab is self.tab
+        self._show_tabs()
+        session = self.session
+        if session is not None:
+            self.call_after_refresh(self._fill_tab)
+
+    def _fill_tab(self) -> None:
+        session = self.session
+        if session is not None:
+            self.tab.show(self, session)
+
+    def make_info(self) -> Widget:
+        return Info(glyphs=self.dashboard.glyphs, id="info")
+
+    def show_info(self, session: Session) -> None:
+        for info in self.query(Info):
+            info.show(session, self.dashboard.clock())
+
+    def show_journal(self, session: Session) -> None:
+        self.dashboard.read_scope_log(session, self._show_journal)
+
+    def _show_journal(self, session_id: str, lines: str, is_reason: bool) -> None:
+        if session_id == self.session_id:
+            for log in self.query(ScopeLog):
+                log.show(lines, is_reason)
+
+    # ---- the box ----
+
+    def _show_box(self, session: Session) -> None:
+        """Where a session asks, the box takes the answer."""
+        asks = session.state == "waiting_input"
+        for prompt in self.query(Prompt):
+            prompt.display = not asks
+        for answer in self.query(Answer):
+            if not asks:
+                had_focus = answer.has_focus
+                answer.remove()
+                if had_focus:
+                    self.query_one(Prompt).focus()
+        if asks and self.query(Prompt) and not self.query(Answer):
+            had_focus = self.query_one(Prompt).has_focus
+            answer = Answer(password=session.is_secret, id="answer", compact=True)
+            self.mount(answer)
+            if had_focus:
+                answer.focus()
+
+    def focus_box(self) -> None:
+        """Go to where one writes."""
+        session = self.session
+        if session is None:
+            return
+        if self.tab is not TABS[0]:
+            self.open_tab(0)
+        if not self.query(Prompt):
+            prompt = Prompt(id="prompt")
+            self.mount(prompt)
+            prompt.use(session.engine)
+            prompt.commands = self._history()
+        self._show_box(session)
+        boxes = [*self.query(Answer), *self.query(Prompt)]
+        boxes[0].focus()
+
+    def _history(self) -> list[str]:
+        """The commands in the transcript, oldest first."""
+        tape = self.dashboard.model.tapes.get(self.session_id or "")
+        return tape.commands() if tape is not None else []
+
+    def on_prompt_left(self, event: Prompt.Left) -> None:
+        event.stop()
+        self.transcript.focus()
+        self.dashboard.left_box()
+
+    def on_prompt_ran(self, event: Prompt.Ran) -> None:
+        event.stop()
+        session = self.session
+        if session is not None:
+            self.dashboard.run_code(session, event.code, self.query_one(Prompt), event.only_if_complete)
+
+    def on_prompt_wants_completion(self, event: Prompt.WantsCompletion) -> None:
+        event.stop()
+        if (session := self.session) is not None:
+            self.dashboard.complete(session, self.query_one(Prompt), event.code, event.cursor)
+
+    def on_prompt_wants_interrupt(self, event: Prompt.WantsInterrupt) -> None:
+        event.stop()
+        self.dashboard.act("interrupt")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if (session := self.session) is not None:
+            self.dashboard.answer(session, event.value)
+
+    def ran(self) -> None:
+        """A command was handed over: what it prints is what one wants to see."""
+        self.transcript.follow()
+        for prompt in self.query(Prompt):
+            prompt.commands = self._history()
+
+
+TABS = (
+    Tab("transcript", "Transcript", lambda detail: detail.transcript, lambda detail, session: None),
+    Tab("info", "Info", Detail.make_info, Detail.show_info),
+    Tab("journal", "Journal", lambda detail: ScopeLog(id="journal"), Detail.show_journal),
+)
+"""In the order of their numbers."""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(max(seconds, 0)), 60)
+    return f"{minutes:02}:{rest:02}" if minutes < 60 else shown_duration(seconds)

@@ -1,0 +1,42 @@
+"""The last line: the keys one needs, as many as there is room for. Made from the table of actions; each can be
+clicked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from rich.text import Text
+
+from tui.actions import ACTIONS, shown_key
+from tui.lines import Choices
+
+if TYPE_CHECKING:
+    from tui.app import Dashboard
+
+LAST = ("help", "quit")
+"""Kept at any width: without them one is lost."""
+
+
+class Footer(Choices):
+    """Shows the keys; acts when one is clicked."""
+
+    def show(self) -> None:
+        app = cast("Dashboard", self.app)
+        is_list = app.screen is app.main
+        offered = [action for action in ACTIONS if action.in_footer and (action.scope == "everywhere" or is_list)]
+        hints = []
+        for action in offered:
+            text = Text(shown_key(app.keys_of(action)), "bold")
+            text.append(f" {action.label}", "dim")
+            hints.append((action.id, text))
+        room = self.size.width - 1
+        while len(hints) > len(LAST) and sum(len(text) + 2 for _, text in hints) > room:
+            hints.pop(-len(LAST) - 1)
+        self.offer(hints)
+
+    def on_resize(self) -> None:
+        self.show()
+
+    def on_choices_chosen(self, event: Choices.Chosen) -> None:
+        event.stop()
+        cast("Dashboard", self.app).act(event.key)

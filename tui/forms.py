@@ -1,0 +1,190 @@
+"""The forms of actions: a new session, limits, labels. Texts in, the API's values out; no requests."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from omega_sessiond.screen import size
+from tui.modals import Field, Form
+from tui.model import Session
+from tui.text import cell
+
+Json = dict[str, Any]
+
+UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def size_of(text: str) -> int | None:
+    """A number of bytes, with K, M, G or T; nothing or "none" is no limit. Raises ValueError."""
+    if text.lower() in ("", "none", "-"):
+        return None
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    factor = UNITS.get(digits[-1:], 1)
+    try:
+        return int(float(digits[:-1] if digits[-1:] in UNITS else digits) * factor)
+    except (ValueError, OverflowError):
+        raise ValueError(f"'{text}' is no size: 512M, 4G, none") from None
+
+
+def count_of(text: str) -> int | None:
+    """A number; nothing or "none" is no limit. Raises ValueError."""
+    if text.lower() in ("", "none", "-"):
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"'{text}' is neither a number nor none")
+    return int(text)
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """Words of the form key=value; quotes as in a shell. Raises ValueError."""
+    labels = {}
+    for word in shlex.split(text):
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"'{word}' is not KEY=VALUE")
+        labels[key] = value
+    return labels
+
+
+def shown_labels(labels: Mapping[str, str]) -> str:
+    return " ".join(shlex.quote(f"{key}={value}") for key, value in sorted(labels.items()))
+
+
+def _limit_fields(limits: Mapping[str, int | None]) -> list[Field]:
+    memory = limits.get("memory_bytes")
+    return [
+        Field("memory", "memory", "" if memory is None else exact_size(memory), "no limit of its own: 512M, 4G"),
+        Field("tasks", "tasks", str(limits.get("tasks") or ""), "processes and threads"),
+        Field("weight", "cpu weight", str(limits.get("cpu_weight") or ""), "1 to 10000"),
+    ]
+
+
+def exact_size(count: int) -> str:
+    """A size that reads back as the same number."""
+    for unit, factor in reversed(UNITS.items()):
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
+def limits_of(values: Mapping[str, str]) -> dict[str, int | None]:
+    """The limits in a form. Raises ValueError."""
+    return {
+        "memory_bytes": size_of(values["memory"]),
+        "tasks": count_of(values["tasks"]),
+        "cpu_weight": count_of(values["weight"]),
+    }
+
+
+def _limit_words(values: Mapping[str, str], before: Mapping[str, int | None] | None = None) -> list[str]:
+    words: list[str] = []
+    known = before or {}
+    for option, name, field in (("--mem", "memory", "memory_bytes"), ("--tasks", "tasks", "tasks"),
+                                ("--cpu-weight", "weight", "cpu_weight")):  # fmt: skip
+        try:
+            value = size_of(values[name]) if name == "memory" else count_of(values[name])
+        except ValueError:
+            value = None
+        if value != known.get(field):
+            words += [option, values[name] or "none"]
+    return words
+
+
+class NewSession(Form):
+    """A session to be made."""
+
+    def __init__(self, engines: Sequence[str]) -> None:
+        fields = [
+            Field("name", "name", "", "letters, digits, . _ -"),
+            Field("engine", "engine", engines[0], "", engines),
+            Field("python", "interpreter", "", "that of $VIRTUAL_ENV, or python3"),
+            Field("cwd", "directory", "", "this one"),
+            *_limit_fields({}),
+            Field("labels", "labels", "", "team=red stage=dev"),
+        ]
+        super().__init__(Text("New session", "bold"), fields, "Create")
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        if not values["name"]:
+            return "A session needs a name."
+        try:
+            limits_of(values)
+            labels_of(values["labels"])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        words = ["new", values["name"] or "NAME"]
+        if values["engine"] != "python":
+            words += ["--engine", values["engine"]]
+        if values["python"]:
+            words += ["--python", values["python"]]
+        if values["cwd"]:
+            words += ["--cwd", values["cwd"]]
+        words += _limit_words(values)
+        return words + _label_words(values["labels"])
+
+
+class ChangeLimits(Form):
+    """Other limits for a session, in effect at once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session_name = session.name
+        self._before = dict(session.limits)
+        title = Text("Limits of ", "bold").append_text(cell(session.name, "bold"))
+        if session.memory_bytes is not None:
+            title.append(f"   it uses {size(session.memory_bytes)} now", "dim")
+        super().__init__(title, _limit_fields(session.limits), "Change")
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        try:
+            limits_of(values)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        return ["set", self._session_name, *_limit_words(values, self._before)]
+
+
+class ChangeLabels(Form):
+    """Other labels for a session: all of them, as they shall be."""
+
+    def __init__(self, session: Session) -> None:
+        self._session_name = session.name
+        self._before = dict(session.labels)
+        title = Text("Labels of ", "bold").append_text(cell(session.name, "bold"))
+        super().__init__(title, [Field("labels", "labels", shown_labels(session.labels), "key=value …")], "Change")
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        try:
+            labels_of(values["labels"])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        try:
+            wanted = labels_of(values["labels"])
+        except ValueError:
+            wanted = {}
+        words = ["set", self._session_name]
+        for key, value in wanted.items():
+            if self._before.get(key) != value:
+                words += ["--label", f"{key}={value}"]
+        for key in self._before:
+            if key not in wanted:
+                words += ["--unlabel", key]
+        return words
+
+
+def _label_words(text: str) -> list[str]:
+    try:
+        return [word for key, value in labels_of(text).items() for word in ("--label", f"{key}={value}")]
+    except ValueError:
+        return []

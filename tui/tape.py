@@ -1,0 +1,285 @@
+"""A session's transcript as lines: commands, what they print, how they end. A bounded ring that grows at both ends.
+
+Events of the feed go in, in order; older executions, as the journal has them, go in before. Text is kept as it came:
+who shows it makes it safe. Knows no Textual and does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from omega_sessiond.terminal import plain
+from tui.text import OutputLines
+
+MAX_LINES = 10_000
+"""Lines kept while one follows. More costs memory in each session that is looked at; the journal has all of them."""
+
+TRIMMED_LINES = 1_000
+"""Cut off at a time, so that the cost of moving the rest is shared by so many lines."""
+
+LINE_CHARS = 4_000
+"""Shown of a line. One that is longer is data that nobody reads as a line."""
+
+Json = dict[str, Any]
+Kind = Literal["command", "more", "output", "answer", "ok", "warning", "error", "rule"]
+
+
+class Line(NamedTuple):
+    """One line; `execution_id` is 0 where it belongs to none."""
+
+    kind: Kind
+    text: str
+    execution_id: int = 0
+
+
+class Past(NamedTuple):
+    """An execution as the journal has it: the tail of its output, which ends at byte `end`, and what lies before it."""
+
+    execution: Json
+    output: str
+    end: int
+    omitted_bytes: int
+
+
+class Tape:
+    """Lines `first` to `end` by absolute number: a number stays with its line whatever comes before or goes."""
+
+    def __init__(self) -> None:
+        self._lines: list[Line] = []
+        self.first = 0
+        self.version = 0
+        """Rises with every change."""
+        self.is_loaded = False
+        self.oldest_id: int | None = None
+        """The first execution here; None where the session has run none, or nothing is loaded."""
+        self.has_older = False
+        self.is_trimmed = False
+        self._waiting: list[Json] = []
+        self._commands: dict[int, str] = {}
+        self._running: int | None = None
+        self._offset = 0
+        self._output = OutputLines()
+        self._is_open = False
+        self._ended: set[int] = set()
+        self._bound = MAX_LINES
+
+    @property
+    def end(self) -> int:
+        """The number after the last line's."""
+        return self.first + len(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, number: int) -> Line:
+        return self._lines[number - self.first]
+
+    def lines(self, start: int, end: int) -> Sequence[Line]:
+        return self._lines[max(start - self.first, 0) : max(end - self.first, 0)]
+
+    def text(self) -> str:
+        """All lines, safe and without colours."""
+        return "\n".join(plain(line.text) for line in self._lines)
+
+    def commands(self) -> list[str]:
+        """The commands among the lines, oldest first, each once in a row."""
+        found: list[str] = []
+        for line in self._lines:
+            if line.kind == "command":
+                found.append(line.text.partition("> ")[2])
+            elif line.kind == "more" and found:
+                found[-1] += "\n" + line.text.partition(". ")[2]
+        return [text for at, text in enumerate(found) if at == 0 or found[at - 1] != text]
+
+    # ---- from the journal ----
+
+    def load(self, past: Sequence[Past], *, has_older: bool) -> None:
+        """Begin with what the journal has; the events that came meanwhile follow, each once."""
+        waiting, self._waiting = self._waiting, []
+        self._lines.clear()
+        self.first = 0
+        self._running = None
+        self._close()
+        self._commands.clear()
+        self._ended = {item.execution["id"] for item in past if item.execution["status"] not in UNFINISHED}
+        for item in past:
+            self._replay(item)
+        self.oldest_id = past[0].execution["id"] if past else None
+        self.has_older = has_older
+        self.is_loaded = True
+        self.version += 1
+        for event in waiting:
+            self.apply(event, 0)
+
+    def prepend(self, past: Sequence[Past], *, has_older: bool) -> int:
+        """Older executions, before all others; the number of lines they take."""
+        if not past:
+            self.has_older = has_older
+            return 0
+        before = Tape()
+        before.load(past, has_older=has_older)
+        self._bound = min(self._bound + len(before), 10 * MAX_LINES)  # what was asked for is not trimmed at once
+        self._lines[:0] = before._lines
+        self.first -= len(before)
+        self.oldest_id, self.has_older = before.oldest_id, has_older
+        self.version += 1
+        return len(before)
+
+    def _replay(self, item: Past) -> None:
+        execution = item.execution
+        id = execution["id"]
+        if execution["status"] == "queued":
+            self._commands[id] = execution["command"]
+            return
+        if execution["status"] != "cancelled" or execution["started_at"] is not None:
+            self._begin(id, execution["command"], execution["execution_count"])
+        else:
+            self._add_command("", execution["command"], id)
+        if lost := execution["lost"]:
+            self._add(Line("warning", f"── the variables before this are lost: {lost['reason']} ──", id))
+        if item.omitted_bytes:
+            self._add(Line("rule", f"── {item.omitted_bytes} bytes before this: omegactl output {id} ──", id))
+        self._offset = item.end
+        self._write(item.output, id)
+        if execution["status"] in UNFINISHED:
+            self._running = id
+        else:
+            self._finish(id, execution["status"], execution["reason"], execution["duration_ms"])
+
+    # ---- from the feed ----
+
+    def apply(self, event: Json, count: int) -> None:
+        """An event of this session; `count` is how many executions it has finished."""
+        if not self.is_loaded:
+            self._waiting.append(event)
+            return
+        id = event.get("execution_id", 0)
+        if id in self._ended:
+            return
+        match event["kind"]:
+            case "execution_queued":
+                self._commands[id] = event["command"]
+            case "execution_started" if id != self._running:
+                self._begin(id, self._commands.pop(id, "…"), count + 1 if count else None)
+            case "output":
+                self._place(id, event["offset"], event["text"])
+            case "input_answered":
+                self._close()
+                self._add(Line("answer", "(secret, or end of file)" if event["text"] is None else event["text"], id))
+            case "execution_finished":
+                if (command := self._commands.pop(id, None)) is not None:
+                    self._add_command("", command, id)
+                self._finish(id, event["status"], event["reason"], event["duration_ms"])
+            case "late_output":
+                self._write(event["text"], 0)
+            case "session_changed" if event["state"] == "dead":
+                self._close()
+                self._add(Line("error", f"── dead: {event['state_reason'] or 'no reason is known'} ──"))
+            case _:
+                return
+        self.version += 1
+
+    def _place(self, id: int, offset: int, text: str) -> None:
+        if id != self._running:
+            self._begin(id, self._commands.pop(id, "…"), None)
+        if offset < self._offset:  # loaded already, in part or whole
+            text = text.encode()[self._offset - offset :].decode(errors="ignore")
+        elif offset > self._offset:
+            self._close()
+            self._add(Line("rule", f"── {offset - self._offset} bytes are not kept ──", id))
+        self._offset = max(self._offset, offset) + len(text.encode())
+        self._write(text, id)
+
+    def gap(self) -> None:
+        """Events are missing that nobody keeps any more."""
+        if self.is_loaded:
+            self._close()
+            self._add(Line("rule", "── a gap: what happened here is no longer kept ──"))
+            self.version += 1
+
+    # ---- lines ----
+
+    def _begin(self, id: int, command: str, count: int | None) -> None:
+        self._close()
+        self._running, self._offset = id, 0
+        if self.oldest_id is None:
+            self.oldest_id = id
+        self._add_command(str(count or ""), command, id)
+
+    def _add_command(self, number: str, command: str, id: int) -> None:
+        self._close()
+        first, *more = command.rstrip("\n").split("\n")
+        self._add(Line("command", f"{number}> {first}", id))
+        padding = " " * len(number)
+        for line in more:
+            self._add(Line("more", f"{padding}. {line}", id))
+
+    def _finish(self, id: int, status: str, reason: str | None, duration_ms: float | None) -> None:
+        self._close()
+        self._running = None
+        self._ended.add(id)
+        took = f" · {shown_duration(duration_ms / 1000)}" if duration_ms is not None else ""
+        why = f" ({reason})" if reason else ""
+        match status:
+            case "ok":
+                if duration_ms is not None and duration_ms >= 1000:
+                    self._add(Line("ok", f"ok{took}", id))
+            case "error":
+                self._add(Line("error", f"error{why}{took}", id))
+            case "died":
+                self._add(Line("error", f"died{why}{took}: how far it came is unknown", id))
+            case "cancelled":
+                self._add(Line("warning", f"cancelled{why}: it never ran", id))
+            case _:
+                self._add(Line("warning", f"{status}{why}{took}", id))
+
+    def _write(self, text: str, id: int) -> None:
+        lines = [Line("output", _cut(line), id) for line in self._output.feed(text)]
+        if self._is_open:
+            self._lines.pop()
+        if rest := self._output.rest:
+            lines.append(Line("output", _cut(rest), id))
+        self._is_open = bool(rest)
+        self._extend(lines)
+
+    def _close(self) -> None:
+        """What comes next begins a line."""
+        self._output = OutputLines()
+        self._is_open = False
+
+    def _add(self, line: Line) -> None:
+        self._extend((line,))
+
+    def _extend(self, lines: Iterable[Line]) -> None:
+        self._lines.extend(lines)
+        excess = len(self._lines) - self._bound
+        if excess > TRIMMED_LINES:
+            del self._lines[:excess]
+            self.first += excess
+            self.has_older = self.is_trimmed = True
+            self.oldest_id = next((line.execution_id for line in self._lines if line.execution_id), self.oldest_id)
+
+
+UNFINISHED = frozenset(("queued", "running", "waiting_input"))
+
+
+def _cut(line: str) -> str:
+    """A line at a length that a person may look at; never in the middle of a colour."""
+    if len(line) <= LINE_CHARS:
+        return line
+    kept = line[:LINE_CHARS]
+    last = kept.rfind("\x1b")
+    return (kept if last < 0 or "m" in kept[last:] else kept[:last]) + " …"
+
+
+def shown_duration(seconds: float) -> str:
+    """A duration as the transcript shows it: 12ms, 3.4s, 2m05s, 1h02m."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    return f"{minutes // 60}h{minutes % 60:02}m"
