@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,11 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 31_536_000:
         raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and a year")
     return value
+
+
+def _age(text: str) -> float:
+    """As _seconds, also in days."""
+    return _seconds(f"{24 * float(text[:-1])}h" if re.fullmatch(r"[\d.]+d", text) else text)
 
 
 def _bytes(text: str) -> int | None:
@@ -223,6 +229,13 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("--unlabel", action="append", metavar="K", help="remove a label")
     command = add("rm", "cli_sessions:rm", "end sessions and remove them with their history")
     command.add_argument("names", nargs="+", metavar="NAME", help="the sessions")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    command = add("prune", "cli_history:prune", "remove old history: what the settings let go, or more", reads=True)
+    command.add_argument("name", nargs="?", metavar="NAME", help="of this session only")
+    command.add_argument("-n", "--dry-run", action="store_true", help="only say what would go")
+    command.add_argument("--older-than", type=_age, metavar="AGE", help="what ended so long ago: 36h, 30d")
+    command.add_argument("--keep", type=_tail, metavar="N", help="all but the last N of each session")
+    command.add_argument("--max-size", type=_bytes, metavar="S", help="the oldest, until the journal is no larger: 2G")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command = add("kill", "cli_sessions:kill", "end a session's process; history stays, variables go", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")

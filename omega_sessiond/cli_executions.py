@@ -14,7 +14,7 @@ from omega_sessiond.client import execution_path, session_path
 from omega_sessiond.errors import ExecutionNotFound, NotWaitingInput, SessionNotFound
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.richdata import save, summary
-from omega_sessiond.screen import Column, Screen, duration
+from omega_sessiond.screen import Column, Screen, duration, size
 from omega_sessiond.terminal import PlainLines, Sanitizer, one_line
 
 Json = dict[str, Any]
@@ -280,6 +280,8 @@ def _pieces(call: Invocation, path: str, offset: int) -> Iterator[str]:
     """The output from a byte on, as far as there is any now."""
     while True:
         piece = call.client.get(path, offset=offset, limit=PIECE_BYTES)
+        if piece["dropped_bytes"] and not piece["total_bytes"]:
+            call.screen.say(f"{size(piece['dropped_bytes'])} were removed to keep the history within its limits.")
         if piece["offset"] > offset and piece["text"]:
             yield f"\n[… {piece['offset'] - offset} bytes left out …]\n"
         yield piece["text"]

@@ -137,6 +137,9 @@ def _details(screen: Screen, row: Json) -> Iterator[tuple[str, str]]:
     yield "cpu time", f"{usage['cpu_s']:.2f}s" if usage.get("cpu_s") is not None else "-"
     yield "cpu weight", str(limits["cpu_weight"] or "-")
     yield "labels", _labels(row)
+    if pruned := row["pruned"]:
+        gone = f"{pruned['executions']} executions, outputs of {pruned['outputs']} more, up to {pruned['up_to_id']}"
+        yield "removed", f"{gone} ({size(pruned['bytes'])}), {screen.when(pruned['at'])}"
 
 
 def _limits(call: Invocation) -> Json:

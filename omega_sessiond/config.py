@@ -108,6 +108,26 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     events_kept: Annotated[
         int, _setting("How many past events GET /api/events can resume from.", ge=1000, le=100_000_000)
     ] = 100_000
+    history_days: Annotated[
+        int, _setting("Executions that ended longer ago than so many days are removed. 0 means never.", ge=0, le=36500)
+    ] = 365
+    history_count: Annotated[
+        int,
+        _setting(
+            "How many executions of one session are kept at most, but none less than a week. 0 means all.",
+            ge=0,
+            le=1_000_000_000,
+        ),
+    ] = 100_000
+    history_bytes: Annotated[
+        int,
+        _setting(
+            "How large the journal may become: beyond that the oldest outputs go, and executions older than a week. "
+            "0 means no limit.",
+            ge=0,
+            le=1024 * 1024 * MIB,
+        ),
+    ] = 4096 * MIB
     host_start_s: Annotated[
         float, _setting("A session's process that has not answered after this is taken for broken.", gt=0, le=600)
     ] = 30.0

@@ -285,7 +285,9 @@ def notes(execution: Json) -> Iterator[str]:
     if lost:
         what = "all variables" if lost["variables"] == "all" else "variables: " + ", ".join(lost["variables"])
         yield f"Lost before this command: {what} ({lost['reason']})."
-    if truncated and truncated["dropped_bytes"]:
+    if truncated and truncated.get("pruned_at"):
+        yield f"Its output ({size(truncated['dropped_bytes'])}) was removed to keep the history within its limits."
+    elif truncated and truncated["dropped_bytes"]:
         yield f"{size(truncated['dropped_bytes'])} of the output were dropped for good (a setting bounds it)."
     match execution["status"]:
         case "died":

@@ -41,6 +41,7 @@ from omega_sessiond.messages import (
     Stream,
 )
 from omega_sessiond.parts import Parts
+from omega_sessiond.pruning import Pruning
 
 EVENTS_BYTES = 4 * 1024 * 1024
 """About how much one answer of `events` holds at most: an event of output can be 256 KiB."""
@@ -100,6 +101,7 @@ class ExecutionRecord(Struct, frozen=True):
     resumed_from: str | None
     lost: Lost | None
     idempotency_key: str | None
+    pruned_at: str | None
 
 
 Record = TypeVar("Record", SessionRecord, ExecutionRecord)
@@ -189,6 +191,8 @@ class Journal:
         self._updates: dict[tuple[str, ...], str] = {}
         self.parts = Parts(database)
         """Their rich parts, in the same transactions."""
+        self.pruning = Pruning(database)
+        """The removal of what is old."""
 
     @classmethod
     def open(cls, path: str) -> Journal:

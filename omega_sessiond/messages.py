@@ -69,6 +69,17 @@ class Usage(Struct, frozen=True):
     cpu_s: float | None = None
 
 
+class Pruned(Struct, frozen=True):
+    """What has gone of a session's history to keep it within its limits: executions, and outputs of others, none newer
+    than `up_to_id`; when last."""
+
+    executions: int
+    outputs: int
+    bytes: int
+    up_to_id: int
+    at: str
+
+
 class Session(Struct, frozen=True):
     """One session as the API shows it."""
 
@@ -90,6 +101,7 @@ class Session(Struct, frozen=True):
     labels: dict[str, str]
     checkpoint: None
     parent: None
+    pruned: Pruned | None
 
 
 class ErrorValue(Struct, frozen=True):
@@ -102,10 +114,11 @@ class ErrorValue(Struct, frozen=True):
 
 class Truncated(Struct, frozen=True):
     """What `output` lacks: bytes dropped for good at the host, and bytes left out of this reply alone (they are at
-    GET …/executions/ID/output)."""
+    GET …/executions/ID/output). `pruned_at`: when its output was removed to keep the history within its limits."""
 
     dropped_bytes: int = 0
     omitted_bytes: int = 0
+    pruned_at: str | None = None
 
 
 class Lost(Struct, frozen=True):
@@ -207,6 +220,17 @@ class PatchSession(_Request, frozen=True):
     labels: Labels | UnsetType = UNSET
 
 
+class PruneRequest(_Request, frozen=True):
+    """What may go instead of what the settings say: executions that ended so long ago, all but the newest `keep` of
+    each session, the oldest until the journal is no larger than `max_bytes`; of one `session` alone."""
+
+    dry_run: bool = False
+    older_than_s: Seconds | None = None
+    keep: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    max_bytes: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    session: str | None = None
+
+
 class InterruptRequest(_Request, frozen=True):
     """Which execution (None: the running one) and how long to wait for it to yield."""
 
@@ -303,6 +327,31 @@ class OutputMatches(Struct, frozen=True):
     find: str
     offsets: list[int]
     more: bool
+
+
+PruneReason = Literal["age", "count", "size"]
+
+
+class PrunedSession(Struct, frozen=True):
+    """What went of one session: whole executions, and the outputs of others; `up_to_id` is the last one concerned."""
+
+    session: str
+    executions: int
+    outputs: int
+    bytes: int
+    up_to_id: int
+    reasons: list[PruneReason]
+
+
+class PruneReport(Struct, frozen=True):
+    """What went, or in a `dry_run` would. `journal_bytes`: what all history took before."""
+
+    dry_run: bool
+    executions: int
+    outputs: int
+    bytes: int
+    journal_bytes: int
+    sessions: list[PrunedSession]
 
 
 class Health(Struct, frozen=True):
@@ -417,6 +466,17 @@ class LateOutput(Event, frozen=True):
 
     stream: Stream
     text: str
+
+
+class HistoryPruned(Event, frozen=True):
+    """History went to keep it within its limits, or because somebody asked: whole executions and the outputs of
+    others, none newer than `up_to_id`."""
+
+    executions: int
+    outputs: int
+    bytes: int
+    up_to_id: int
+    reasons: list[PruneReason]
 
 
 # `output` events are made from the output itself and `gap` from nothing: neither is stored as an event's body.

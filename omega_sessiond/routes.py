@@ -39,6 +39,7 @@ from omega_sessiond.messages import (
     IsCompleteRequest,
     Lost,
     PatchSession,
+    PruneRequest,
     Seconds,
     SessionState,
 )
@@ -238,6 +239,10 @@ async def is_complete(service: Service, call: Call) -> Any:
     return await service.is_complete(call.params[0], call.body)
 
 
+async def prune(service: Service, call: Call) -> Any:
+    return await service.prune(call.body)
+
+
 def events(service: Service, call: Call) -> Any:
     query: EventsQuery = call.query
     return Stream(service.follow(query.since, forever=query.follow))
@@ -339,6 +344,7 @@ ROUTES = (
     Route("GET", _EXECUTIONS + "/{id}", execution, query=ExecutionQuery),
     Route("GET", _EXECUTIONS + "/{id}/output", output, query=OutputQuery),
     Route("GET", _EXECUTIONS + "/{id}/data/{n}", data),
+    Route("POST", "/api/prune", prune, body=PruneRequest, body_is_optional=True),
     Route("GET", "/api/events", events, query=EventsQuery),
 )
 

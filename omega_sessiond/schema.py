@@ -140,6 +140,22 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             "CREATE UNIQUE INDEX part_pieces_in_order ON part_pieces (part_id, offset)",
         ),
     ),
+    (
+        "what was removed to keep the history within its limits",
+        (
+            "ALTER TABLE executions ADD COLUMN pruned_at TEXT",
+            """
+            CREATE TABLE prunings (
+                session_id TEXT PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+                executions INTEGER NOT NULL CHECK (executions >= 0),
+                outputs INTEGER NOT NULL CHECK (outputs >= 0),
+                bytes INTEGER NOT NULL CHECK (bytes >= 0),
+                up_to_id INTEGER NOT NULL,
+                at TEXT NOT NULL
+            ) STRICT
+            """,
+        ),
+    ),
 ]
 
 VERSION = len(MIGRATIONS)

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from time import time
 from typing import Any, Literal
 
 import msgspec
@@ -63,16 +64,20 @@ from omega_sessiond.messages import (
     OutputMatches,
     OutputPiece,
     PatchSession,
+    PruneReport,
+    PruneRequest,
     Server,
     SessionCreated,
     SessionDeleted,
     Step,
     Stopped,
     Usage,
+    iso,
     now,
 )
 from omega_sessiond.messages import Session as SessionView
 from omega_sessiond.parts import PartRecord
+from omega_sessiond.retention import Policy, Retention, by_settings
 
 log = logging.getLogger("omega_sessiond.service")
 
@@ -103,13 +108,16 @@ class Service:
         self._keeper = Keeper(
             settings, journal, trouble_fd=trouble_fd, umask=umask, dies_with_its_unit=dies_with_its_unit
         )
+        self._retention = Retention(settings, journal, self._names, self._keeper.committed)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
         self._keeper.start()
+        self._retention.start()
 
     async def stop(self) -> None:
         """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
+        self._retention.stop()
         await self._keeper.stop()
 
     @property
@@ -185,6 +193,7 @@ class Service:
             labels=record.labels,
             checkpoint=None,
             parent=None,
+            pruned=self._retention.noted.get(record.id),
         )
 
     async def create(self, request: CreateSession) -> SessionView:
@@ -320,6 +329,19 @@ class Service:
         _unlink(paths.host_socket(self._state_dir, record.id))
         self._keeper.committed()
 
+    def _names(self) -> dict[str, str]:
+        return {live.record.id: name for name, live in self._keeper.by_name.items()}
+
+    async def prune(self, request: PruneRequest) -> PruneReport:
+        """Remove old history: what the settings let go, or what the request names instead."""
+        session_id = None if request.session is None else self._find(request.session).record.id
+        policy = by_settings(self._settings)
+        age_s, keep, max_bytes = request.older_than_s, request.keep, request.max_bytes
+        if (age_s, keep, max_bytes) != (None, None, None):
+            older_than = None if age_s is None else iso(time() - age_s)
+            policy = Policy(older_than=older_than, keep=keep, max_bytes=max_bytes, settled_at=now())
+        return await self._retention.prune(replace(policy, session_id=session_id), dry_run=request.dry_run)
+
     # ---- executions ----
 
     def submit(self, name: str, request: ExecuteRequest) -> int:
@@ -372,6 +394,7 @@ class Service:
                 resumed_from=None,
                 lost=None,
                 idempotency_key=key,
+                pruned_at=None,
             )
         )
         live.work[id] = work

@@ -67,7 +67,7 @@ def execution(record: ExecutionRecord, session_name: str, shown: Pieces, parts: 
         started_at=record.started_at,
         finished_at=record.finished_at,
         duration_ms=record.duration_ms,
-        truncated=Truncated(record.dropped_bytes, shown.omitted_bytes) if missing else None,
+        truncated=Truncated(record.dropped_bytes, shown.omitted_bytes, record.pruned_at) if missing else None,
         should_exit=record.should_exit,
         resumed_from=record.resumed_from,
         lost=record.lost,

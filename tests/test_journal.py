@@ -125,6 +125,7 @@ def test_execution_tells_its_whole_life(book: Journal, work: SessionRecord) -> N
         resumed_from=None,
         lost=None,
         idempotency_key="k",
+        pruned_at=None,
     )
     book.start(work, execution_id, at(2), Lost("all", "died"), "snapshot")
     started = msgspec.structs.replace(

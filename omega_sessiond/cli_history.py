@@ -1,0 +1,55 @@
+"""The command about history as a whole: prune."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omega_sessiond.invocation import Invocation
+from omega_sessiond.screen import Column, Screen, size
+
+Json = dict[str, Any]
+
+
+def prune(call: Invocation) -> int:
+    """omegactl prune: shows what would go, asks, and removes it."""
+    args = call.args
+    body: Json = {"session": args.name, "older_than_s": args.older_than, "keep": args.keep, "max_bytes": args.max_size}
+    body = {field: value for field, value in body.items() if value is not None}
+    planned = call.client.post("/api/prune", {**body, "dry_run": True})
+    if args.dry_run or not planned["sessions"]:
+        _show(call, planned)
+        return 0
+    if not call.must_confirm(f"Remove {_counted(planned)} of {len(planned['sessions'])} sessions for good?"):
+        call.screen.say("Nothing was removed.")
+        return 130
+    _show(call, call.client.post("/api/prune", body))
+    return 0
+
+
+def _show(call: Invocation, report: Json) -> None:
+    screen = call.screen
+    if call.form in ("json", "jsonl"):
+        screen.json(report) if call.form == "json" else screen.rows(report["sessions"], [], "jsonl")
+        return
+    if report["sessions"]:
+        screen.rows(report["sessions"], _columns(screen), call.form)
+    verb = "would go" if report["dry_run"] else "removed"
+    screen.say(f"{_counted(report)} {verb}; the history took {size(report['journal_bytes'])}.")
+
+
+def _counted(report: Json) -> str:
+    counts = f"{report['executions']} executions"
+    if report["outputs"]:
+        counts += f" and the output of {report['outputs']} more"
+    return f"{counts} ({size(report['bytes'])})"
+
+
+def _columns(screen: Screen) -> list[Column]:
+    return [
+        Column("NAME", lambda row: row["session"], is_flexible=True),
+        Column("EXECUTIONS", lambda row: str(row["executions"]), is_right=True),
+        Column("OUTPUTS", lambda row: str(row["outputs"]), is_right=True),
+        Column("SIZE", lambda row: size(row["bytes"]) if screen.is_terminal else str(row["bytes"]), is_right=True),
+        Column("UP TO", lambda row: str(row["up_to_id"]), is_right=True),
+        Column("WHY", lambda row: ",".join(row["reasons"])),
+    ]
