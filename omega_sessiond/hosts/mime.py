@@ -7,9 +7,7 @@ bounds and no executions.
 
 from __future__ import annotations
 
-import re
 import types
-from binascii import a2b_base64
 from functools import partial
 from json import JSONEncoder
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
@@ -47,11 +45,16 @@ METADATA_BYTES = 16 * 1024
 
 REASON_CHARS = 300
 
-_MIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}\Z")
+_ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_TOKEN = _ALPHANUMERIC.union("!#$&^_.+-")
+NAME_CHARS = 127
+"""Of a type or subtype. Source: RFC 6838, 4.2."""
+
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _dumps: Callable[[Any], str] = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 Bundle = Dict[str, Any]
+Run = Callable[..., Any]
 
 
 class Broken:
@@ -79,38 +82,40 @@ class Part:
 # ---- what a value has to show; all of it is user code ----
 
 
-def describe(value: object) -> Optional[Tuple[Bundle, Bundle]]:
+def describe(value: object, run: Run = border.run_user) -> Optional[Tuple[Bundle, Bundle]]:
     """The value's bundle and its metadata, each by MIME type; None for most values, which have their text only.
-    Interrupts are raised, whatever else the value does is a Broken in the bundle."""
+    Interrupts are raised, whatever else the value does is a Broken in the bundle. `run` is border.call_user where user
+    code asks."""
     kind = type(value)
     if kind in PLAIN or issubclass(kind, type):
         return None
     data: Bundle = {}
     metadata: Bundle = {}
     try:
-        if border.run_user(getattr, value, CANARY, None) is not None:
+        if run(getattr, value, CANARY, None) is not None:
             return None
-        method = border.run_user(getattr, value, "_repr_mimebundle_", None)
+        method = run(getattr, value, "_repr_mimebundle_", None)
     except KeyboardInterrupt:
         raise
     except BaseException:  # it raises whatever it is asked for
         return None
     if callable(method):
-        _take_bundle(_call(partial(method, include=None, exclude=None), "_repr_mimebundle_"), data, metadata)
+        found = _call(run, partial(method, include=None, exclude=None), "_repr_mimebundle_")
+        _take_bundle(run, found, data, metadata)
     for mime, name in METHODS:
         if mime not in data:
-            _take(value, mime, name, data, metadata)
+            _take(run, value, mime, name, data, metadata)
     return (data, metadata) if data else None
 
 
-def _take_bundle(found: Any, data: Bundle, metadata: Bundle) -> None:
+def _take_bundle(run: Run, found: Any, data: Bundle, metadata: Bundle) -> None:
     described: Any = None
     if type(found) is tuple and len(found) == 2:
         found, described = found
     if _is(found, dict):
-        found = _call(partial(dict, found), "_repr_mimebundle_")
+        found = _call(run, partial(dict, found), "_repr_mimebundle_")
     if _is(described, dict):
-        described = _call(partial(dict, described), "_repr_mimebundle_")
+        described = _call(run, partial(dict, described), "_repr_mimebundle_")
     if type(found) is dict:
         data.update(found)
         metadata.update(described if type(described) is dict else {})
@@ -119,15 +124,15 @@ def _take_bundle(found: Any, data: Bundle, metadata: Bundle) -> None:
         data[UNKNOWN] = found if is_told else Broken("_repr_mimebundle_ returned %s" % _name(found))
 
 
-def _take(value: object, mime: str, name: str, data: Bundle, metadata: Bundle) -> None:
+def _take(run: Run, value: object, mime: str, name: str, data: Bundle, metadata: Bundle) -> None:
     try:
-        method = border.run_user(getattr, value, name, None)
+        method = run(getattr, value, name, None)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a property, a __getattr__
-        data[mime] = Broken(_told(name, error))
+        data[mime] = Broken(told(name, error))
         return
-    found = _call(method, name) if callable(method) else None
+    found = _call(run, method, name) if callable(method) else None
     if type(found) is tuple and len(found) == 2 and _is(found[1], dict):
         found, metadata[mime] = found
     if found is None:
@@ -139,15 +144,15 @@ def _take(value: object, mime: str, name: str, data: Bundle, metadata: Bundle) -
     data[mime] = found
 
 
-def _call(method: Callable[[], Any], name: str) -> Any:
+def _call(run: Run, method: Callable[[], Any], name: str) -> Any:
     try:
-        return border.run_user(method)
+        return run(method)
     except KeyboardInterrupt:
         raise
     except NotImplementedError:
         return None
     except BaseException as error:  # user code
-        return Broken(_told(name, error))
+        return Broken(told(name, error))
 
 
 def _is(value: object, *kinds: type) -> bool:
@@ -155,9 +160,10 @@ def _is(value: object, *kinds: type) -> bool:
     return issubclass(type(value), kinds)
 
 
-def _told(name: str, error: BaseException) -> str:
+def told(name: str, error: BaseException) -> str:
+    """What became of something: the reason for which a part is omitted."""
     try:
-        message = border.run_user(str, error)
+        message = border.call_user(str, error)
     except Exception:
         message = ""
     return ("%s raised %s: %s" % (name, _name(error), str.__str__(message)))[:REASON_CHARS]
@@ -180,10 +186,17 @@ def encode(data: Mapping[str, Any], metadata: Optional[Mapping[str, Any]] = None
         mime = str.__str__(key).partition(";")[0].strip().lower() if _is(key, str) else ""
         if mime == TEXT:
             continue
-        if _MIME.match(mime) is None:
+        if not _is_type(mime):
             mime, value = UNKNOWN, Broken("%r is no MIME type" % (mime[:80] or _name(key)))
         parts.append(_part(mime, value, {**common, **_dict(described.get(key))}))
     return parts
+
+
+def _is_type(mime: str) -> bool:
+    top, slash, sub = mime.partition("/")
+    return bool(slash) and all(
+        0 < len(name) <= NAME_CHARS and name[0] in _ALPHANUMERIC and _TOKEN.issuperset(name) for name in (top, sub)
+    )
 
 
 def _dict(value: Any) -> Dict[str, Any]:
@@ -195,11 +208,11 @@ def _part(mime: str, value: Any, metadata: Dict[str, Any]) -> Part:
     if type(value) is Broken:
         return Part(mime, encoding, b"", None, value.reason)
     try:
-        body, encoding = border.run_user(_body, value, encoding)
+        body, encoding = border.call_user(_body, value, encoding)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # what a user's own dict or str makes of it
-        return Part(mime, encoding, b"", None, _told("sending it", error))
+        return Part(mime, encoding, b"", None, told("sending it", error))
     return Part(mime, encoding, body, _metadata(metadata) if metadata else None)
 
 
@@ -214,12 +227,13 @@ def _body(value: Any, encoding: str) -> Tuple[bytes, str]:
     packed = _utf8(text).translate(None, b" \t\r\n")
     if packed.translate(None, _BASE64):
         raise ValueError("a str stands for base64 here, and this is none")
-    return a2b_base64(packed), encoding
+    decoded: bytes = border.import_late("binascii").a2b_base64(packed)
+    return decoded, encoding
 
 
 def _metadata(metadata: Dict[str, Any]) -> str:
     try:
-        text: str = border.run_user(_dumps, metadata)
+        text: str = border.call_user(_dumps, metadata)
         if len(text) > METADATA_BYTES:
             raise ValueError("larger than %d bytes" % METADATA_BYTES)
     except KeyboardInterrupt:

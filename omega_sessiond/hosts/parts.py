@@ -3,9 +3,9 @@ outbox's lock held. Knows no types of data and no user code."""
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from typing import List, Tuple
 
+from omega_sessiond.hosts import border
 from omega_sessiond.hosts.mime import Part
 from omega_sessiond.hosts.outbox import Outbox, plain, quote
 
@@ -70,7 +70,8 @@ class Parts:
                 self._outbox.emit("data", fields)
                 return len(part.body)
         piece = part.body[start : start + PIECE_BYTES]
-        body = b2a_base64(piece, newline=False).decode("ascii")
+        # A shared object that takes longer to load than this module, and few sessions need it.
+        body = border.import_late("binascii").b2a_base64(piece, newline=False).decode("ascii")
         self._outbox.emit("data", '%s,"off":%d,"body":"%s"' % (fields, start, body))
         return start + len(piece)
 

@@ -17,11 +17,12 @@ import sys
 import types
 from collections import deque
 from importlib.util import MAGIC_NUMBER
-from typing import Any, Deque, Dict, List, Optional
+from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from omega_sessiond import wire
 from omega_sessiond.hosts import border, completion, mime, reports, variables
 from omega_sessiond.hosts.engine import Outcome, Saved
+from omega_sessiond.hosts.figures import Figures
 from omega_sessiond.hosts.output import Output
 from omega_sessiond.hosts.streams import Ask, TextInput, TextOutput, make_getpass, make_input
 from omega_sessiond.wire import Frame
@@ -64,11 +65,22 @@ class PythonEngine:
         self._hook = self._make_displayhook()
         sys.displayhook = self._hook
         sys.ps1, sys.ps2 = ">>> ", "... "  # what tells libraries that somebody sits at a prompt
+        builtins.display = self._make_display()  # type: ignore[attr-defined]
+        self._figures = Figures(output.present)
         border.interrupt_task = self._interrupt_task
 
     # ---- commands ----
 
     def execute(self, execution_id: int, code: str) -> Outcome:
+        outcome = self._execute(execution_id, code)
+        if self._figures.are_used and not self._output.forked:
+            try:
+                self._figures.present_open()
+            except BaseException as error:  # an interrupt
+                return self._fail(error) if outcome.status == "ok" else outcome
+        return outcome
+
+    def _execute(self, execution_id: int, code: str) -> Outcome:
         displayed = False
         try:
             value = self._evaluate("<omega-%d>" % execution_id, code)
@@ -126,8 +138,8 @@ class PythonEngine:
             border.run_user(hook, value)
             return False
         builtins._ = None  # type: ignore[attr-defined]
-        rich = None if type(value) in mime.PLAIN else mime.describe(value)
-        text = border.run_user(repr, value) if rich is None else _text_of(value, rich[0])
+        rich = None if type(value) in mime.PLAIN else self._describe(value, border.run_user)
+        text = border.run_user(repr, value) if rich is None else _text_of(value, rich[0], border.run_user)
         if len(text) < wire.OUTPUT_CHUNK:
             self._output.show("result", text + "\n")
         else:
@@ -137,6 +149,24 @@ class PythonEngine:
         if rich is not None:
             self._output.present(*rich, "result")
         return True
+
+    def _describe(self, value: object, run: mime.Run) -> Optional[Tuple[mime.Bundle, mime.Bundle]]:
+        figure = self._figures.describe(value)
+        return mime.describe(value, run) if figure is None else (figure, {})
+
+    def _make_display(self) -> Any:
+        def display(*objects: object) -> None:
+            """Show objects with all they have to show: pictures, HTML and the like beside their text."""
+            for value in objects:
+                rich = None if type(value) in mime.PLAIN else self._describe(value, border.call_user)
+                text = _text_of(value, {} if rich is None else rich[0], border.call_user)
+                border.call_user(sys.stdout.write, text + "\n")
+                if rich is not None:
+                    self._output.present(*rich)
+            if border.pending:
+                border.release()
+
+        return display
 
     def _make_displayhook(self) -> Any:
         def displayhook(value: object) -> None:
@@ -338,10 +368,10 @@ def fresh_main() -> types.ModuleType:
     return main
 
 
-def _text_of(value: object, data: mime.Bundle) -> str:
+def _text_of(value: object, data: mime.Bundle, run: mime.Run) -> str:
     """The text of a value that has a bundle: the bundle's own if there is one."""
     text = data.get(mime.TEXT)
-    return text if type(text) is str else border.run_user(repr, value)
+    return text if type(text) is str else run(repr, value)
 
 
 def _replace_getpass(stdin: TextInput) -> None:
