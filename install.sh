@@ -12,6 +12,7 @@ omegactl and omega-sessiond in ~/.local/bin and, where a systemd user manager an
 it is asked for. Then runs a first command in a first session. Running it again is safe; running sessions live on.
 
   --python PATH   the Python (3.11 or later) to install with; otherwise the first suitable one is taken
+  --with EXTRA    also install an extra; later upgrades keep it. There is one: jupyter, for sessions in Jupyter kernels
   --no-systemd    install no units: omegactl starts the daemon itself (units of an earlier installation are removed)
   --tcp           also listen on 127.0.0.1, on the port of the setting 'port' (3000), with a bearer token; needs systemd
   --uninstall     remove the program and its units. Sessions and history are state: asked about on a terminal, else kept
@@ -41,6 +42,7 @@ fail() {
 
 action=install
 chosen_python=
+extras=
 use_systemd=yes
 tcp=no
 purge=no
@@ -58,6 +60,12 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     --python=*) chosen_python=${1#--python=} ;;
+    --with)
+      [ $# -ge 2 ] || fail 2 "--with needs the name of an extra: jupyter"
+      extras="$extras $2"
+      shift
+      ;;
+    --with=*) extras="$extras ${1#--with=}" ;;
     --no-systemd) use_systemd=no ;;
     --tcp) tcp=yes ;;
     --uninstall) action=uninstall ;;
@@ -67,6 +75,9 @@ while [ $# -gt 0 ]; do
     *) fail 2 "unknown argument '$1'" "./install.sh --help lists what it takes." ;;
   esac
   shift
+done
+for extra in $extras; do
+  [ "$extra" = jupyter ] || fail 2 "there is no extra '$extra'" "--with takes: jupyter"
 done
 [ "$purge" = no ] || [ "$action" = uninstall ] || fail 2 "--purge goes with --uninstall"
 [ "$tcp" = no ] || [ "$use_systemd" = yes ] ||
@@ -292,9 +303,10 @@ find_python() {
 
 # ---- the environment ----
 
-# Which sources, dependencies and interpreter an environment was made from.
+# Which sources, dependencies, extras and interpreter an environment was made from.
 fingerprint() {
   {
+    printf '%s\n' "$extras"
     "$python" -I -c 'import os, sys; print(os.path.realpath(sys.executable), sys.version)'
     cat "$source/pyproject.toml" "$source/constraints.txt"
     find "$source/omega_sessiond" "$source/tui" -name '*.py' -o -name '*.tcss' | LC_ALL=C sort | while read -r file; do
@@ -314,6 +326,11 @@ cleanup() {
 
 # Sets $venv to the environment to use. Each version has a directory of its own, so that what runs keeps its files.
 build_environment() {
+  # What was asked for once is kept, in order of names and each once.
+  extras=$({
+    for extra in $extras; do printf '%s\n' "$extra"; done
+    cat "$app/venv/.extras" 2>/dev/null || true
+  } | sort -u)
   wanted=$(fingerprint)
   if current=$(cd "$app/venv" 2>/dev/null && pwd -P) && [ "$(cat "$current/.complete" 2>/dev/null)" = "$wanted" ] &&
     "$current/bin/python" -I -c 'import omega_sessiond.server' 2>/dev/null; then
@@ -336,7 +353,8 @@ build_environment() {
     "$scratch/source"
   chmod -R u+w "$scratch/source"
   PIP_RETRIES=${PIP_RETRIES:-2} "$new/bin/python" -I -m pip install --no-input --no-user \
-    --disable-pip-version-check --progress-bar off -c "$source/constraints.txt" "$scratch/source" \
+    --disable-pip-version-check --progress-bar off -c "$source/constraints.txt" \
+    "$scratch/source${extras:+[$(printf %s "$extras" | tr '\n' ,)]}" \
     >"$log" 2>&1 </dev/null || {
     grep -v '^ ' "$log" | tail -n 6 >&2
     if grep -qE 'NewConnectionError|ConnectTimeout|Connection|Temporary failure|No matching distribution|SSLError' "$log"
@@ -350,6 +368,7 @@ build_environment() {
   # Also where PYTHONDONTWRITEBYTECODE is set: omegactl is as fast as its imports.
   "$new/bin/python" -I -m compileall -q -x '/(pip|setuptools)/' "$new/lib" >/dev/null 2>&1 || true
   "$new/bin/python" -I -m omega_sessiond --help >/dev/null || fail 5 "the installed daemon does not start"
+  [ -z "$extras" ] || printf '%s\n' "$extras" >"$new/.extras"
   printf '%s\n' "$wanted" >"$new/.complete"
   venv=$new
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -21,6 +22,11 @@ from omega_sessiond.messages import Engine
 Kind = Literal["python", "lines", "jupyter"]
 
 JUPYTER = "jupyter:"
+
+KERNEL_SHARE = 0.8
+"""Of the time a host has to answer, what its kernel may take to do so."""
+
+KERNEL_HINT = "'omegactl engines' lists the kernels that can be used."
 
 
 class Resolved(Struct, frozen=True):
@@ -50,7 +56,9 @@ class Catalogue:
             return self._kernel(name, env)
         preset = self._lines().get(name)
         if preset is None:
-            raise EngineUnavailable(f"There is no engine '{name}' here", hint=self._nearest(name))
+            raise EngineUnavailable(
+                f"There is no engine '{name}' here", hint=_nearest(name, ["python", *self._lines()])
+            )
         command, why = _command(preset, env)
         if why is not None:
             raise EngineUnavailable(f"The engine '{name}' is not available: {why}", hint=_install(name, preset))
@@ -68,8 +76,8 @@ class Catalogue:
             if why is not None:
                 why = f"{why}; {_install(name, preset)}"
             engines.append(Engine(name, "lines", why is None, command[0] if why is None else None, None, why))
-        why = None if kernelspecs.has_client() else kernelspecs.MISSING_EXTRA
         for name, place in sorted(kernelspecs.find(env).items()):
+            why = _missing_for_kernel(place, env)
             engines.append(Engine(JUPYTER + name, "jupyter", why is None, place, None, why))
         return engines
 
@@ -88,24 +96,37 @@ class Catalogue:
         return os.path.abspath(found)
 
     def _kernel(self, name: str, env: dict[str, str]) -> Resolved:
-        kernel = name.removeprefix(JUPYTER)
-        if not kernelspecs.has_client():
-            raise EngineUnavailable(
-                f"The engine '{name}' is not available: {kernelspecs.MISSING_EXTRA}",
-                hint="After that: 'omegactl service restart'.",
-            )
-        place = kernelspecs.find(env).get(kernel.lower())
+        kernel = name.removeprefix(JUPYTER).lower()
+        found = kernelspecs.find(env)
+        place = found.get(kernel)
         if place is None:
             raise EngineUnavailable(
-                f"There is no Jupyter kernel '{kernel}' here", hint="'omegactl engines' lists the kernels that are."
+                f"There is no Jupyter kernel '{kernel}' here", hint=_nearest(name, [JUPYTER + other for other in found])
             )
-        return Resolved("jupyter", None, {"kernel": kernel.lower(), "directory": place})
+        why = _missing_for_kernel(place, env)
+        if why is not None:
+            raise EngineUnavailable(f"The engine '{name}' is not available: {why}", hint=KERNEL_HINT)
+        options = {"kernel": kernel, "directory": place, "program": kernelspecs.program(place, env)}
+        # Less than the host's own time, so that the kernel's trouble is told and not the host's silence.
+        return Resolved("jupyter", None, {**options, "start_s": self._settings.host_start_s * KERNEL_SHARE})
 
-    def _nearest(self, name: str) -> str:
-        import difflib  # for a mistake alone
 
-        near = difflib.get_close_matches(name, ["python", *self._lines()], n=1)
-        return f"Did you mean '{near[0]}'? " * bool(near) + "'omegactl engines' lists the engines of this machine."
+def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib  # for a mistake alone
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{near[0]}'? " * bool(near) + "'omegactl engines' lists the engines of this machine."
+
+
+def _missing_for_kernel(place: str, env: dict[str, str]) -> str | None:
+    """Why the kernel whose specification lies in `place` cannot be used."""
+    if not kernelspecs.has_client():
+        return kernelspecs.MISSING_EXTRA
+    try:
+        kernelspecs.program(place, env)
+    except kernelspecs.Unusable as reason:
+        return str(reason)
+    return None
 
 
 def base_python() -> str:

@@ -687,10 +687,19 @@ class Keeper:
             live.host = host
             raise
         _unlink(paths.host_socket(self._state_dir, record.id))
+        self._remove_engine_sockets(record.id)
         _unlink(paths.host_log(self._state_dir, record.id))
         if live.session.link == "absent":
             live.settled.set()
             self.announce(live)
+
+    def _remove_engine_sockets(self, session_id: str) -> None:
+        """What an engine that was killed could not remove itself."""
+        directory = paths.engine_sockets(self._state_dir, session_id)
+        if os.path.isdir(directory):
+            import shutil  # takes as long to import as all of the journal, and such a death is rare
+
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> Death:
         if live.end_reason is not None:

@@ -94,6 +94,11 @@ def host_socket(state_dir: str, session_id: str) -> str:
     return runtime_dir(state_dir) + "/hosts/" + session_id + ".sock"
 
 
+def engine_sockets(state_dir: str, session_id: str) -> str:
+    """The directory of the sockets that a session's engine makes for a child. The host makes and names it."""
+    return runtime_dir(state_dir) + "/hosts/" + session_id + ".d"
+
+
 def session_dir(state_dir: str, session_id: str) -> str:
     """A session's own directory, 0700: how it is launched, its host's log."""
     return state_dir + "/sessions/" + session_id

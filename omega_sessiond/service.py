@@ -327,6 +327,7 @@ class Service:
         del self._keeper.by_name[record.name]
         _remove_directory(paths.session_dir(self._state_dir, record.id))
         _unlink(paths.host_socket(self._state_dir, record.id))
+        _remove_directory(paths.engine_sockets(self._state_dir, record.id))
         self._keeper.committed()
 
     def _names(self) -> dict[str, str]:

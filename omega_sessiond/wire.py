@@ -34,6 +34,11 @@ _decode = json.JSONDecoder().raw_decode
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
+def engine_sockets(host_socket: str) -> str:
+    """The directory, beside a host's socket, of the sockets that its engine makes for a child."""
+    return host_socket[: -len(".sock")] + ".d"
+
+
 class TornFrame(ValueError):
     """Bytes that are no frame: an impossible length or a body that is not a JSON object."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,12 +17,6 @@ ENV = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
 def _catalogue(**tables: dict[str, object]) -> Catalogue:
     return Catalogue(Settings(engines=tables))
-
-
-def _kernel(directory: Path, name: str) -> None:
-    place = directory / "kernels" / name
-    place.mkdir(parents=True)
-    (place / "kernel.json").write_text(json.dumps({"argv": ["true"], "display_name": name, "language": "none"}))
 
 
 def test_python_is_the_users() -> None:
@@ -95,16 +88,3 @@ def test_wrong_table_is_refused(name: str, table: dict[str, object], words: str)
     with pytest.raises(ConfigError) as refusal:
         _catalogue(**{name: table}).list()
     assert words in refusal.value.message
-
-
-def test_kernels_are_found_where_jupyter_finds_them(tmp_path: Path) -> None:
-    """A kernel installed in a data directory of Jupyter's is an engine, the nearer of two with one name."""
-    near, far = tmp_path / "near", tmp_path / "far"
-    _kernel(near, "toy")
-    _kernel(far, "toy")
-    env = {**ENV, "JUPYTER_PATH": f"{near}:{far}"}
-    resolved = _catalogue().resolve("jupyter:toy", None, env)
-    assert resolved.kind == "jupyter"
-    assert resolved.options == {"kernel": "toy", "directory": str(near / "kernels" / "toy")}
-    with pytest.raises(EngineUnavailable, match="no Jupyter kernel 'nothing'"):
-        _catalogue().resolve("jupyter:nothing", None, env)

@@ -831,7 +831,7 @@ def test_trouble_is_one_line_without_control_characters(host: HostProcess) -> No
 
 def test_a_host_that_cannot_start_says_why(hosts: Hosts) -> None:
     """A launch the host cannot use ends it with a word in its birth log."""
-    host = hosts(engine="nonsense")
+    host = hosts(kind="nonsense")
     assert host.wait() == 2
     assert "nonsense" in host.birth_path.read_text()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import kernels
 from conftest import CHECKOUT
 from isolation import Place
 from usermanager import UserManager
@@ -154,6 +155,19 @@ def test_upgrade_keeps_running_sessions(here: Here, source: Path) -> None:
     assert not old.exists()
 
 
+def test_extra_is_installed_and_kept(here: Here, source: Path) -> None:
+    """With --with jupyter sessions run in Jupyter kernels, and an upgrade that does not say so keeps the extra."""
+    kernels.ipykernel(here.place.data_home / "jupyter" / "kernels")
+    done = here.install(source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "./install.sh --with jupyter" in here.omegactl("engines")
+    done = here.install(source, "--with", "jupyter")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here.omegactl("new", "work", "--engine", "jupyter:python3")
+    assert here.omegactl("exec", "work", "-c", "6 * 7") == "42\n"
+    assert "is up to date" in here.install(source).stdout
+
+
 def test_uninstall_keeps_state_unless_told(here: Here, source: Path) -> None:
     """Without a terminal sessions stay, and a new installation takes them up again; --purge leaves not a file."""
     assert here.install(source).returncode == 0
@@ -263,7 +277,16 @@ def test_help_tells_every_option(here: Here) -> None:
     """--help shows the options and exit codes and does nothing."""
     done = here.install(CHECKOUT, "--help")
     assert done.returncode == 0
-    for word in ("--python PATH", "--no-systemd", "--tcp", "--uninstall", "--purge", "--yes", "Exit codes"):
+    for word in (
+        "--python PATH",
+        "--with EXTRA",
+        "--no-systemd",
+        "--tcp",
+        "--uninstall",
+        "--purge",
+        "--yes",
+        "Exit codes",
+    ):
         assert word in done.stdout
     assert not here.app.exists()
 
@@ -273,6 +296,8 @@ def test_help_tells_every_option(here: Here) -> None:
     [
         (["--frobnicate"], "unknown argument '--frobnicate'"),
         (["--python"], "--python needs a path"),
+        (["--with"], "--with needs the name of an extra"),
+        (["--with", "nothing"], "there is no extra 'nothing'"),
         (["--purge"], "--purge goes with --uninstall"),
         (["--tcp", "--no-systemd"], "--tcp needs systemd"),
         (["--tcp"], "--tcp needs a systemd user manager"),

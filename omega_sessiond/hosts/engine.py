@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Protocol, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence
 
 from omega_sessiond.wire import Frame
 
@@ -61,6 +61,12 @@ class Printer(Protocol):
     def show(self, stream: str, text: str) -> None:
         """Text of `result` or `traceback`, at the end of an execution."""
 
+    def write_late(self, stream: str, text: str) -> None:
+        """Text of an earlier execution or of none, although one may be running."""
+
+    def present(self, data: Mapping[str, Any], metadata: Optional[Mapping[str, Any]], role: str) -> None:
+        """A MIME bundle; an interrupt that waits strikes before anything is sent."""
+
 
 class Wakeup(Protocol):
     """Readable when the main thread should look around: an answer, a signal, the end. `wait` silences it."""
@@ -81,8 +87,17 @@ class Desk(Protocol):
     def printer(self) -> Printer: ...
 
     @property
+    def sockets(self) -> str:
+        """The path for a directory of the engine's own sockets, short and the session's alone; the engine makes it and
+        removes it."""
+
+    @property
     def is_leaving(self) -> bool:
         """Whether the session ends: stop waiting and return."""
+
+    def leave(self, reason: str) -> None:
+        """End the session's process, at rest: what did the engine's work is gone. The next command is told why and
+        begins in a fresh one."""
 
     def question(self, prompt: str, secret: bool) -> Optional[Question]:
         """Ask for a line of input without waiting for it; the bell rings when `answered`, and `text` None is the end

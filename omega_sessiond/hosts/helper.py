@@ -125,6 +125,11 @@ class Helper:
             time.sleep(0)
         self._done = None
 
+    @property
+    def address(self) -> str:
+        """The path of the host's own socket."""
+        return str(self._listener.getsockname())
+
     def is_current(self) -> bool:
         """Whether the calling thread is the helper: a finalizer of the user's struck in it."""
         return get_ident() == self._ident

@@ -102,8 +102,15 @@ class Host:
         return self.output
 
     @property
+    def sockets(self) -> str:
+        return wire.engine_sockets(self.helper.address)
+
+    @property
     def is_leaving(self) -> bool:
         return self._leaving is not None
+
+    def leave(self, reason: str) -> None:
+        self._leaving = reason
 
     # ---- life ----
 

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
     host = loop.Host(launch["session"], launch["log"], listener, trouble, *bounds)
     host.start(make(host, launch.get("options", {})))
-    if _HAS_SCRIPT_DIRECTORY:
+    if _HAS_SCRIPT_DIRECTORY and kind == "python":
         sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it
     try:
         host.serve()

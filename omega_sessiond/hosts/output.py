@@ -168,6 +168,16 @@ class Output:
                     self._commit()
                 self._keep_pace()
 
+    def write_late(self, stream: str, text: str) -> None:
+        """Text that belongs to no execution, although one may be running: an earlier one's, by the engine's word."""
+        probe_stack()
+        with self._outbox.lock:
+            self._collect()
+            running, self._id = self._id, 0
+            self._add(stream, text)
+            self._id = running
+            self._commit()
+
     def flush(self) -> None:
         """Frame what was printed so far. Blocks the main thread while the daemon is far behind."""
         if self.forked:
