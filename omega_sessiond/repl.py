@@ -25,6 +25,7 @@ from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.repl_plain import LineReader
 from omega_sessiond.repl_session import Judgement, ReplSession
 from omega_sessiond.repl_watch import Watch
+from omega_sessiond.richdata import how_to_get
 from omega_sessiond.screen import age
 from omega_sessiond.terminal import one_line
 
@@ -208,8 +209,8 @@ class Repl:
             self._note(note)
         if execution["should_exit"]:
             self._note("The code asked to leave; the session lives on.")
-        for part in execution["data"] or ():
-            self._note(f"A result of {part}: omegactl output {execution['id']}")
+        for line in how_to_get(execution):
+            self._note(line)
 
     def follow(self, execution_id: int | None) -> None:
         """Show a running command as it goes on, from the end of what it has said."""

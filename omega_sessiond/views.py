@@ -28,7 +28,7 @@ and a loop that shows many is cut off here."""
 _MARKUP = ("text/html", "text/css", "text/javascript")
 """Text that says less to its reader than the output beside it."""
 
-NOT_ALL_CAME = "its process ended before all of it had come"
+NOT_ALL_CAME = "its command or its process ended before all of it had come"
 
 
 class Pieces(Struct, frozen=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -198,3 +200,42 @@ def test_a_large_part_comes_in_pieces_and_too_large_ones_are_told(hosts: Hosts) 
     assert "larger than the 0 bytes that were left of 1000000" in run.parts[2]["omitted"]
     assert max(len(json.dumps(frame)) for frame in run.frames) < 300_000
     assert host.run("Big()").parts[0]["bytes"] == bytes(600_000)
+
+
+def test_parts_have_a_number_beyond_which_they_are_counted(host: HostProcess) -> None:
+    """A loop that shows without end gives the first parts, and one that says how many more there were."""
+    run = host.run(
+        "class Note:\n    def _repr_latex_(self): return '$x$'\n    def __repr__(self): return '.'\n"
+        "for _ in range(250): display(Note())"
+    )
+    assert [part["n"] for part in run.parts] == list(range(201))
+    assert run.parts[-1]["omitted"] == "50 more parts: an execution keeps 200"
+    assert run.stdout == ".\n" * 250
+
+
+def test_what_a_thread_shows_between_commands_is_told(host: HostProcess) -> None:
+    """A part of no execution is dropped, and late output says so."""
+    os.mkfifo(host.work / "go")
+    host.run(
+        "import threading\nclass Note:\n    def _repr_latex_(self): return '$x$'\n"
+        "    def __repr__(self): return 'note'\n"
+        "threading.Thread(target=lambda: (open('go').read(), display(Note()))).start()"
+    )
+    with open(host.work / "go", "w"):
+        pass
+    said = host.daemon.wait_for_output("dropped]", 0)
+    assert "note\n[text/latex: shown when no command ran, and dropped]" in said
+    assert not [frame for frame in host.daemon.frames if frame["t"] == "data"]
+
+
+def test_large_parts_do_not_keep_children_and_daemons_waiting(host: HostProcess) -> None:
+    """While a large part goes out, what is printed after it comes after it, whole."""
+    run = host.run(
+        "import subprocess\nclass Big:\n    def _repr_png_(self): return bytes(20_000_000)\n"
+        "    def __repr__(self): return 'big'\n"
+        "display(Big()); subprocess.run(['echo', 'child']); print('last')"
+    )
+    assert run.output == "big\nchild\nlast\n"
+    kinds = [kind for kind, _ in groupby(frame["t"] for frame in run.frames if frame["t"] in ("data", "output"))]
+    assert kinds == ["output", "data", "output"]
+    assert run.parts[0]["bytes"] == bytes(20_000_000)

@@ -231,6 +231,12 @@ def _body(value: Any, encoding: str) -> Tuple[bytes, str]:
     return decoded, encoding
 
 
+def base64(data: bytes) -> str:
+    # A shared object that takes longer to load than this module, and few sessions need it.
+    text: bytes = border.import_late("binascii").b2a_base64(data, newline=False)
+    return text.decode("ascii")
+
+
 def _metadata(metadata: Dict[str, Any]) -> str:
     try:
         text: str = border.call_user(_dumps, metadata)

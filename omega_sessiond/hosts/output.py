@@ -19,7 +19,7 @@ from omega_sessiond import wire
 from omega_sessiond.hosts import border, mime
 from omega_sessiond.hosts.bell import Bell
 from omega_sessiond.hosts.outbox import Outbox, plain, quote
-from omega_sessiond.hosts.parts import Parts
+from omega_sessiond.hosts.parts import PIECE_BYTES, Parts
 
 FLUSH_CHARS = 32 * 1024
 """Waiting text that is framed without waiting any longer."""
@@ -151,20 +151,22 @@ class Output:
         with self._outbox.lock:
             self._collect()
             execution_id, place = self._id, self._offset
+            numbered: List[Tuple[int, mime.Part]] = []
             if execution_id:
                 bundle, numbered = self._parts.take(parts)
+                for number, part in numbered:
+                    self._parts.describe(execution_id, bundle, role, place, number, part)
             else:
                 shown = ", ".join(part.mime for part in parts)
                 self._add("stderr", "[%s: shown when no command ran, and dropped]\n" % shown)
-                bundle, numbered = 0, []
             self._commit()
         for number, part in numbered:
-            start = -1
-            while start < len(part.body):
+            for offset in range(0, 0 if part.omitted else len(part.body), PIECE_BYTES):
+                body = mime.base64(part.body[offset : offset + PIECE_BYTES])
                 with self._outbox.lock:
                     if self._id != execution_id:  # a thread's, overtaken by the end of the command
                         return
-                    start = self._parts.emit(execution_id, bundle, role, place, number, part, max(start, 0))
+                    self._parts.add(execution_id, number, offset, body)
                     self._commit()
                 self._keep_pace()
 

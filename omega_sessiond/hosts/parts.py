@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import List, Tuple
 
-from omega_sessiond.hosts import border
 from omega_sessiond.hosts.mime import Part
 from omega_sessiond.hosts.outbox import Outbox, plain, quote
 
@@ -51,33 +50,31 @@ class Parts:
         self._bundles += 1
         return self._bundles - 1, numbered
 
-    def emit(self, execution_id: int, bundle: int, role: str, place: int, number: int, part: Part, start: int) -> int:
-        """Frame a piece of a part, the first one with its description; where the next one begins."""
-        fields = ',"id":%d,"n":%d' % (execution_id, number)
-        if start == 0:
-            fields += ',"size":%d,"bundle":%d,"role":"%s","place":%d,"mime":%s,"enc":"%s"' % (
-                len(part.body),
-                bundle,
-                role,
-                place,
-                quote(part.mime),
-                part.encoding,
-            )
-            if part.metadata is not None:
-                fields += ',"meta":%s' % quote(plain(part.metadata))
-            if part.omitted:
-                fields += ',"omitted":%s' % quote(plain(part.omitted))
-                self._outbox.emit("data", fields)
-                return len(part.body)
-        piece = part.body[start : start + PIECE_BYTES]
-        # A shared object that takes longer to load than this module, and few sessions need it.
-        body = border.import_late("binascii").b2a_base64(piece, newline=False).decode("ascii")
-        self._outbox.emit("data", '%s,"off":%d,"body":"%s"' % (fields, start, body))
-        return start + len(piece)
+    def describe(self, execution_id: int, bundle: int, role: str, place: int, number: int, part: Part) -> None:
+        """Frame what a part is, before its pieces."""
+        fields = ',"id":%d,"n":%d,"size":%d,"bundle":%d,"role":"%s","place":%d,"mime":%s,"enc":"%s"' % (
+            execution_id,
+            number,
+            len(part.body),
+            bundle,
+            role,
+            place,
+            quote(part.mime),
+            part.encoding,
+        )
+        if part.metadata is not None:
+            fields += ',"meta":%s' % quote(plain(part.metadata))
+        if part.omitted:
+            fields += ',"omitted":%s' % quote(plain(part.omitted))
+        self._outbox.emit("data", fields)
+
+    def add(self, execution_id: int, number: int, offset: int, body: str) -> None:
+        """Frame a piece, in base64."""
+        self._outbox.emit("data", ',"id":%d,"n":%d,"off":%d,"body":"%s"' % (execution_id, number, offset, body))
 
     def end(self, execution_id: int) -> None:
         """Say what did not fit, once the execution is over."""
         if self._refused:
             more = Part("application/octet-stream", "binary", b"", None)
             more.omitted = "%d more parts: an execution keeps %d" % (self._refused, MAX_PARTS)
-            self.emit(execution_id, self._bundles, "display", 0, MAX_PARTS, more, 0)
+            self.describe(execution_id, self._bundles, "display", 0, MAX_PARTS, more)
