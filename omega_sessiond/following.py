@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
-from omega_sessiond.client import Client, execution_path, session_path
+from omega_sessiond.client import Client, execution_path, session_path, with_query
 from omega_sessiond.errors import NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.keyboard import NoLongerAsked
@@ -92,6 +92,7 @@ class Following:
         self._name = name
         self._see = see
         self._asker = asker
+        self._is_replay = False
         self.execution_id: int | None = None
         """Known as soon as the daemon has named it."""
         self._is_asking = False
@@ -122,6 +123,7 @@ class Following:
 
     def join(self, execution_id: int, *, max_output: int) -> Json:
         """Follow an execution that exists to its end. Raises Detached."""
+        self._is_replay = True
         with self._signals():
             self._knows(execution_id)
             events = self._call.client.follow_execution(self._name, execution_id, max_output=max_output)
@@ -204,6 +206,8 @@ class Following:
         with self._call.new_client() as client:
             if self._status(client, execution_id) != "waiting_input":
                 return
+            if self._is_replay and self._is_past(client, event):
+                return
             if self._asker is None:
                 self._screen.say(
                     f"Execution {execution_id} waits for input: {event['prompt']!r}\n"
@@ -237,6 +241,11 @@ class Following:
 
     def _status(self, client: Client, execution_id: int) -> str:
         return str(client.get(execution_path(self._name, execution_id), max_output=0)["status"])
+
+    def _is_past(self, client: Client, asked: Json) -> bool:
+        """Whether a question that is met in the history of its execution has been answered: it may have had several."""
+        path = with_query("/api/events", {"since": asked["id"], "follow": 0})
+        return any(_ends_question(event, asked) for event in client.stream("GET", path))
 
     def _question_over(self, asked: Json) -> int:
         """A descriptor that becomes readable when the question is over: a byte when it was answered, by whomever, its

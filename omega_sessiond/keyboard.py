@@ -16,8 +16,9 @@ from omega_sessiond.terminal import sanitize
 
 READ_BYTES = 4096
 
+# Bracketed paste mode. Source: ctlseqs.txt of xterm.
+MARK_PASTES, LEAVE_PASTES = b"\x1b[?2004h", b"\x1b[?2004l"
 PASTE_MARKS = (b"\x1b[200~", b"\x1b[201~")
-"""What a terminal in bracketed paste mode puts around a paste. Source: ctlseqs.txt of xterm."""
 
 
 class NoLongerAsked(Exception):
@@ -25,17 +26,29 @@ class NoLongerAsked(Exception):
 
 
 class Keyboard:
-    """Standard input, which is a terminal."""
+    """Standard input, which is a terminal. `marks_pastes`: it can tell a paste from typing, and while held it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, marks_pastes: bool = False) -> None:
         self._ahead = b""
+        self._marks_pastes = marks_pastes
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """What is typed meanwhile is neither shown nor made into lines: it waits for the next reader, Enter as the key
         that it is. The keys that send signals do so."""
-        with _changed(termios.ICRNL, termios.ICANON | termios.ECHO, on=False):
+        with _changed(termios.ICRNL, termios.ICANON | termios.ECHO, on=False), self._pastes_marked(True):
             yield
+
+    @contextmanager
+    def _pastes_marked(self, on: bool) -> Iterator[None]:
+        if not self._marks_pastes:
+            yield
+            return
+        os.write(1, MARK_PASTES if on else LEAVE_PASTES)
+        try:
+            yield
+        finally:
+            os.write(1, LEAVE_PASTES if on else MARK_PASTES)
 
     def take(self) -> str:
         """What was typed ahead and read already."""
@@ -46,13 +59,15 @@ class Keyboard:
         """A line, None for end of file. Raises NoLongerAsked once `over` is readable: the rest of a line that is no
         secret is kept for the next reader."""
         is_held = not termios.tcgetattr(sys.stdin)[3] & termios.ICANON
-        with _changed(termios.ICRNL, termios.ICANON | termios.ECHO, on=True), _silent(is_secret):
+        as_usual = _changed(termios.ICRNL, termios.ICANON | termios.ECHO, on=True)
+        with self._pastes_marked(False), as_usual, _silent(is_secret):
             typed, self._ahead = self._ahead, b""
             if is_held and select.select([0], [], [], 0)[0]:
                 typed += os.read(0, READ_BYTES)
             typed = _as_lines(typed)
             if typed and not is_secret:  # it was typed without an echo
-                os.write(1, sanitize(typed.partition(b"\n")[0].decode(errors="replace")).encode())
+                line, newline, _ = typed.partition(b"\n")
+                os.write(1, sanitize((line + newline).decode(errors="replace")).encode())
             while b"\n" not in typed:
                 ready = select.select([0, over], [], [])[0]
                 if 0 not in ready:

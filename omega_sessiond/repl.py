@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 from omega_sessiond import repl_commands
+from omega_sessiond.cli_exec import exit_code
 from omega_sessiond.cli_sessions import creation_body, state_word
 from omega_sessiond.client import execution_path
 from omega_sessiond.errors import OmegaError
@@ -26,7 +27,7 @@ from omega_sessiond.repl_plain import LineReader
 from omega_sessiond.repl_session import Judgement, ReplSession
 from omega_sessiond.repl_watch import Watch
 from omega_sessiond.richdata import how_to_get
-from omega_sessiond.screen import age
+from omega_sessiond.screen import age, size
 from omega_sessiond.terminal import one_line
 
 Json = dict[str, Any]
@@ -41,7 +42,11 @@ HISTORY_S = 0.1
 
 SHOWN_COMMAND = 60
 
-UNFINISHED = ("queued", "running", "waiting_input")
+WAITS_S = 1.0
+"""How long a command waits in the session's queue before that is said."""
+
+LEAVING = re.compile(r"[\s:(]*(exit|quit|q)[\s()\d;]*")
+"""Commands that ask an engine to end, by which a person means to leave."""
 
 
 class Reader(Protocol):
@@ -62,20 +67,21 @@ class Repl:
 
     def __init__(self, call: Invocation, name: str) -> None:
         self.call = call
-        self.session = self._session(name)
+        engine = call.args.engine or "python"
+        self.session = ReplSession(call, name, lambda: creation_body(call), engine)
         self._screen = call.screen
         self._is_person = sys.stdin is not None and sys.stdin.isatty()
-        self._keyboard = Keyboard() if self._is_person else None
         self._lines = LineReader(self._judge, is_terminal=self._is_person)
         self._reader = self._made_reader()
+        self._keyboard = Keyboard(marks_pastes=self._reader is not self._lines) if self._is_person else None
         self._unsent = ("", "")
         """A command that may not have reached the daemon, and its idempotency key."""
+        self._watch: Watch | None = None
+        self._watch_lock = threading.Lock()
+        self._is_reading = False
         self._left: set[int] = set()
         self._seen_event: int | None = None
         self._code = 0
-
-    def _session(self, name: str) -> ReplSession:
-        return ReplSession(self.call, name, lambda: creation_body(self.call))
 
     def _made_reader(self) -> Reader:
         if self._is_person and self._screen.is_terminal and os.environ.get("TERM", "dumb") != "dumb":
@@ -94,29 +100,25 @@ class Repl:
         if self._is_person:
             threading.Thread(target=self._greet, daemon=True).start()
         while True:
-            text, typed = self._unsent[0], self._keyboard.take() if self._keyboard is not None else ""
-            if self.session.has_history:
-                self.session.read_history(HISTORY_S)
-            watch = self._watch()
             try:
-                command = self._reader.read(self.session, text, typed)
-            except KeyboardInterrupt:
-                self._unsent = ("", "")
-                continue
-            except EOFError:
-                return self._leave()
-            finally:
-                if watch is not None:
-                    watch.end()
-                    self._seen_event = watch.last_id
-            try:
-                self._take(command)
-            except repl_commands.Leave:
+                self._take(self._next())
+            except (EOFError, repl_commands.Leave):
                 return self._leave()
             except OmegaError as error:
                 self._report(error)
             except KeyboardInterrupt:
-                continue
+                self._unsent = ("", "")
+
+    def _next(self) -> str:
+        """The next command, when somebody has typed it. Raises EOFError and KeyboardInterrupt."""
+        if self.session.has_history:
+            self.session.read_history(HISTORY_S)
+        self._is_reading = True
+        self._begin_watch()
+        try:
+            return self._reader.read(self.session, self._unsent[0], self._keyboard.take() if self._keyboard else "")
+        finally:
+            self._end_watch()
 
     def _take(self, text: str) -> None:
         command = re.sub(r"\n[ \t]*\Z", "", text.rstrip("\n"))
@@ -131,8 +133,6 @@ class Repl:
             repl_commands.run(self, f"{repl_commands.prefix(engine)}inspect {asked[1]}")
         else:
             self._execute(command)
-            if engine == "python" and re.fullmatch(r"\s*(exit|quit)\s*(\(\s*\))?\s*", command):
-                raise repl_commands.Leave
 
     def _judge(self, code: str) -> Judgement:
         if not code.strip() or repl_commands.is_command(code, self.session.engine):
@@ -167,20 +167,33 @@ class Repl:
         if self._is_person:
             self._unsent = (command, key)
         options = {"command": command, "idempotency_key": key, "max_output": 0}
-        self._run(lambda following: following.execute(options, self.session.creation))
+        execution = self._run(lambda following: following.execute(options, self.session.creation))
+        if execution is not None and execution["should_exit"]:
+            if LEAVING.fullmatch(command):
+                raise repl_commands.Leave
+            self._note("The code asked to leave; the session lives on.")
 
-    def _run(self, begin: Callable[[Following], Json | None], skipped: int = 0) -> None:
-        """Follow a command to its end, or until it is left."""
+    def _run(self, begin: Callable[[Following], Json | None], skipped: int = 0) -> Json | None:
+        """Follow a command to its end; None when it was left before."""
         text = Text(self._screen, colors=self._screen.has_colors)
         text.skip_to(skipped)
+        waiting = threading.Timer(WAITS_S, self._note, ("It waits for what runs in the session; ^C takes it back.",))
+        waiting.daemon = True
 
         def see(event: Json) -> None:
             self._unsent = ("", "")  # it has arrived
             self._seen_event = event["id"]
-            if event["kind"] == "output":
-                text.show(event)
-            elif event["kind"] == "input_answered":
-                text.is_at_line_start = True
+            match event["kind"]:
+                case "execution_queued":
+                    waiting.start()
+                case "execution_started":
+                    waiting.cancel()
+                case "output":
+                    text.show(event)
+                case "input_answered":
+                    text.is_at_line_start = True
+            if self.session.seen is None or self.session.seen["id"] != event["session_id"]:
+                self.session.look()  # this command has made it
 
         following = Following(self.call, self.session.name, see, self._keyboard or self._lines)
         execution, is_left = None, False
@@ -189,7 +202,12 @@ class Repl:
                 execution = begin(following)
         except Detached:
             is_left = True
+        except OmegaError:
+            if following.execution_id is not None:
+                self._note(f"What became of execution {following.execution_id} is not known; it may go on.")
+            raise
         finally:
+            waiting.cancel()
             text.close()
             if self._is_person and not text.is_at_line_start:
                 self._screen.write("\n")
@@ -200,15 +218,14 @@ class Repl:
             self._note(f"Left execution {id} running: {mark}follow returns to it, {mark}output {id} shows its output.")
         if execution is not None:
             self._conclude(execution)
+        return execution
 
     def _conclude(self, execution: Json) -> None:
         self._left.discard(execution["id"])
-        if execution["status"] != "ok" and not self._code and not self._is_person:
-            self._code = 1
+        if not self._is_person:
+            self._code = self._code or exit_code(execution)
         for note in notes(execution):
             self._note(note)
-        if execution["should_exit"]:
-            self._note("The code asked to leave; the session lives on.")
         for line in how_to_get(execution):
             self._note(line)
 
@@ -220,11 +237,16 @@ class Repl:
             self._note("Nothing is running.")
             return
         piece = self.call.client.get(execution_path(self.session.name, id) + "/output", offset=0, limit=1)
-        self._run(lambda following: following.join(id, max_output=0), skipped=max(piece["total_bytes"] - TAIL_BYTES, 0))
+        skipped = max(piece["total_bytes"] - TAIL_BYTES, 0)
+        if skipped:
+            self._note(f"… {size(skipped)} before: {repl_commands.prefix(self.session.engine)}output {id}")
+        self._run(lambda following: following.join(id, max_output=0), skipped)
 
     def switch(self, name: str) -> None:
-        """Go on in another session."""
-        self.session = self._session(name)
+        """Go on in another session. Raises OmegaError, and stays where it is."""
+        other = ReplSession(self.call, name, self.call.creation)
+        other.look()
+        self.session = other
         self._seen_event = None
         self._greet()
 
@@ -241,11 +263,14 @@ class Repl:
             self._reader.tell(lambda: self._report(found))
             return
         self._reader.engine_is_known()
+        self._begin_watch()
         mark = repl_commands.prefix(session.engine)
         if seen is None:
             lines = [f"session {session.name} is new: the first command creates it"]
         else:
             lines = [f"session {session.name} · {seen['engine']} · {state_word(seen)}"]
+            if self.call.args.engine not in (None, seen["engine"]) and session.name == self.call.args.name:
+                lines.append(f"it exists already: --engine {self.call.args.engine} has no effect")
         if last is not None:
             shown = one_line(last["command"])
             shown = shown if len(shown) <= SHOWN_COMMAND else shown[: SHOWN_COMMAND - 1] + "…"
@@ -255,17 +280,26 @@ class Repl:
         lines.append(f"{mark}help lists commands and keys")
         self._reader.tell(lambda: self._note("\n".join(lines)))
 
-    def _watch(self) -> Watch | None:
-        session = self.session.seen
-        if not self._is_person or session is None:
-            return None
+    def _begin_watch(self) -> None:
+        """See what happens while the prompt stands, from the moment that the session is known."""
 
         def tell(line: str) -> None:
             self._reader.tell(lambda: self._note(line))
 
-        watch = Watch(self.call.new_client(may_start=False), session["id"], self._seen_event, self._left, tell)
-        watch.begin()
-        return watch
+        with self._watch_lock:
+            seen = self.session.seen
+            if self._is_person and self._is_reading and seen is not None and self._watch is None:
+                client = self.call.new_client(may_start=False)
+                self._watch = Watch(client, seen["id"], self._seen_event, self._left, tell)
+                self._watch.begin()
+
+    def _end_watch(self) -> None:
+        with self._watch_lock:
+            self._is_reading = False
+            watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.end()
+            self._seen_event = watch.last_id
 
     def _note(self, text: str) -> None:
         self._screen.note(text)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple, Protocol
 
-from omega_sessiond.invocation import Invocation, suggestion
+from omega_sessiond.invocation import Invocation, UsageError, suggestion
 from omega_sessiond.repl_session import HISTORY, ReplSession
 from omega_sessiond.screen import Screen
-from omega_sessiond.terminal import one_line
 
 SHOWN = 20
 """Commands that `history` lists when nobody says how many."""
@@ -36,8 +35,9 @@ class Desk(Protocol):
 
 
 class Row(NamedTuple):
-    """A command of the REPL. `line` is that of omegactl which does it, "{name}" being the session and "{rest}" what was
-    typed; `act` does it where there is no such line. `switches`: the first word typed is the session to go on in."""
+    """A command of the REPL. `line` is that of omegactl which does it: in it "{name}" is the session, "{1}" and "{2}"
+    are the first words typed, and "{rest}" those after them. `act` does what has no such line. `switches`: the first
+    word typed is the session to go on in."""
 
     name: str
     arguments: str
@@ -74,13 +74,16 @@ def run(desk: Desk, text: str) -> None:
     row = find(name)
     if row is None:
         near = suggestion(name, [row.name for row in ROWS])
-        desk.call.screen.warn(f"unknown command '{text[0]}{name}'{near}")
-        desk.call.screen.say(f"{prefix(engine)}help lists them; with a blank before it the line goes to the session.")
-        return
+        raise UsageError(
+            f"unknown command '{text[0]}{name}'{near}",
+            hint=f"{prefix(engine)}help lists them; with a blank before it the line goes to the session.",
+        )
     if row.act is not None:
         row.act(desk, rest)
-    elif _omegactl(desk, row.line, rest) == 0 and row.switches:
-        desk.switch(shlex.split(rest)[0])
+        return
+    arguments = _arguments(row, rest, desk.session)
+    if _omegactl(desk, arguments) == 0 and row.switches:
+        desk.switch(arguments[1])
 
 
 def find(name: str) -> Row | None:
@@ -89,21 +92,23 @@ def find(name: str) -> Row | None:
     return next((row for row in ROWS if row.name == name), None)
 
 
-def _omegactl(desk: Desk, line: str, rest: str) -> int:
+def _arguments(row: Row, rest: str, session: ReplSession) -> list[str]:
+    """The command line of omegactl that a row stands for. Raises UsageError where words are missing."""
+    try:
+        typed = shlex.split(rest)
+    except ValueError as error:
+        raise UsageError(f"{error} in: {rest}") from None
+    taken = row.line.count("{1}") + row.line.count("{2}")
+    if len(typed) < taken:
+        raise UsageError(f"usage: {usage(row, prefix(session.engine))}")
+    known = {"{name}": [session.name], "{1}": typed[:1], "{2}": typed[1:2], "{rest}": typed[taken:]}
+    return [argument for word in row.line.split() for argument in known.get(word, [word])]
+
+
+def _omegactl(desk: Desk, arguments: list[str]) -> int:
     """Run a command line of omegactl in this process; its exit code."""
     from omega_sessiond.cli import parse
 
-    arguments: list[str] = []
-    screen = desk.call.screen
-    for word in line.split():
-        if word != "{rest}":
-            arguments.append(word.replace("{name}", desk.session.name))
-            continue
-        try:
-            arguments += shlex.split(rest)
-        except ValueError as error:
-            screen.warn(f"{error}: {rest}")
-            return 2
     try:
         args = parse(arguments)
     except SystemExit as end:
@@ -122,18 +127,23 @@ def _help(desk: Desk, rest: str) -> None:
     mark = prefix(desk.session.engine)
     row = find(rest.lstrip(":%")) if rest else None
     if row is not None:
-        equal = f" Like: omegactl {row.line.replace('{name}', desk.session.name).replace('{rest}', '…')}"
-        desk.call.screen.line(f"{_usage(row, mark)}: {row.help}.{equal if row.line else ''}")
+        desk.call.screen.line(f"{usage(row, mark)}: {row.help}")
+        if row.line:
+            words = {"{name}": desk.session.name, "{1}": "…", "{2}": "…", "{rest}": ""}
+            desk.call.screen.line(
+                " ".join(["as: omegactl", *(words.get(word, word) for word in row.line.split())]).strip()
+            )
         return
-    width = max(len(_usage(row, mark)) for row in ROWS) + 2
+    width = max(len(usage(row, mark)) for row in ROWS) + 2
     for row in ROWS:
-        desk.call.screen.line(f"{_usage(row, mark):{width}}{row.help}")
+        desk.call.screen.line(f"{usage(row, mark):{width}}{row.help}")
     desk.call.screen.line(f"{'':{width}}")
     for key, does in KEYS:
         desk.call.screen.line(f"{key:{width}}{does}")
 
 
-def _usage(row: Row, mark: str) -> str:
+def usage(row: Row, mark: str) -> str:
+    """How a command is written."""
     return f"{mark}{row.name} {row.arguments}".rstrip()
 
 
@@ -151,11 +161,16 @@ def _history(desk: Desk, rest: str) -> None:
         desk.call.screen.say(f"No command holds '{text}'." if text else "Nothing has been run yet.")
 
 
+def _output(desk: Desk, rest: str) -> None:
+    if not rest or rest.startswith("-"):
+        rest = f"{desk.session.name} {rest}"
+    _omegactl(desk, _arguments(Row("output", "", "", "output {rest}"), rest, desk.session))
+
+
 def _switch(desk: Desk, rest: str) -> None:
-    if rest:
-        desk.switch(rest)
-    else:
-        desk.call.screen.warn("switch where? Give the name of a session.")
+    if not rest:
+        raise UsageError("Switch where? Give the name of a session")
+    desk.switch(rest)
 
 
 def _engine(desk: Desk, rest: str) -> None:
@@ -173,8 +188,7 @@ def _engine(desk: Desk, rest: str) -> None:
 
 def _inspect(desk: Desk, rest: str) -> None:
     if not rest:
-        desk.call.screen.warn("inspect what? Give a name.")
-        return
+        raise UsageError("Inspect what? Give a name")
     screen = Screen(desk.call.args.color)
     with screen.paged():
         screen.line(desk.session.inspect(rest, len(rest)))
@@ -182,8 +196,7 @@ def _inspect(desk: Desk, rest: str) -> None:
 
 def _follow(desk: Desk, rest: str) -> None:
     if rest and not rest.isdecimal():
-        desk.call.screen.warn(f"'{one_line(rest)}' is no execution's id")
-        return
+        raise UsageError(f"'{rest}' is no execution's id")
     desk.follow(int(rest) if rest else None)
 
 
@@ -195,7 +208,8 @@ ROWS = (
     Row("help", "[COMMAND]", "these commands and the keys", act=_help),
     Row("info", "", "the session: state, process, limits, labels", "show {name}"),
     Row("history", "[N] [TEXT]", f"the last N commands ({SHOWN}) of all clients, those that hold TEXT", act=_history),
-    Row("output", "[ID] [--tail N]", "a command's whole output; without ID the last one's", "output {rest}"),
+    Row("output", "[ID] [--tail N]", "a command's whole output; without ID the last one's", act=_output),
+    Row("save", "ID FILE", "save a picture or other rich result of a command", "output {1} --save {2} {rest}"),
     Row("follow", "[ID]", "show a running command again as it goes on, and answer what it asks", act=_follow),
     Row("interrupt", "", "interrupt what runs; variables are kept", "interrupt {name}"),
     Row("inspect", "NAME", "what the engine knows of a name; in Python also NAME? and F1", act=_inspect),

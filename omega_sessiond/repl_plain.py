@@ -36,6 +36,8 @@ class LineReader:
             try:
                 lines.append(self._line(prompt, first))
             except EOFError:
+                if self._is_terminal:
+                    os.write(2, b"\n")  # the prompt's line
                 if not lines:
                     raise
                 return "\n".join(lines)

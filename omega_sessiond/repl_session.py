@@ -43,12 +43,14 @@ class Completions(NamedTuple):
 
 
 class ReplSession:
-    """The session the REPL is at. `creation` makes the options it is created with, should it not exist."""
+    """The session the REPL is at. `creation` makes the options it is created with, should it not exist, and `planned`
+    is its engine then."""
 
-    def __init__(self, call: Invocation, name: str, creation: Callable[[], Json]) -> None:
+    def __init__(self, call: Invocation, name: str, creation: Callable[[], Json], planned: str = "python") -> None:
         self._call = call
         self.name = name
         self.creation = creation
+        self._planned = planned
         self.seen: Json | None = None
         """The session as it was last looked at; None: it was not, or does not exist."""
         self._history: list[tuple[int, str]] = []
@@ -62,9 +64,7 @@ class ReplSession:
 
     @property
     def engine(self) -> str:
-        if self.seen is not None:
-            return str(self.seen["engine"])
-        return str(self._call.args.engine or "python")
+        return self._planned if self.seen is None else str(self.seen["engine"])
 
     def look(self) -> Json | None:
         """The session as it is now; None when it does not exist. Raises DaemonUnreachable."""

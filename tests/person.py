@@ -109,6 +109,10 @@ class Person:
         return self._code
 
     def close(self) -> None:
+        """Its terminal goes away, and so does it."""
+        if not self._is_open:
+            return
+        self._is_open = False
         if self._code is None:
             try:
                 os.kill(self._pid, signal.SIGKILL)
