@@ -34,6 +34,7 @@ from omega_sessiond.messages import (
     HostHello,
     InputFrame,
     Lost,
+    Note,
     OutputFrame,
     PartFrame,
     Reply,
@@ -380,7 +381,7 @@ class Keeper:
         record, journal = live.record, self._journal
         fresh: list[HostFrame] = []
         seq = record.host_seq
-        ended = 0
+        ended, noted = 0, False
         at = now()
         try:
             with journal.atomic():
@@ -393,6 +394,10 @@ class Keeper:
                             ended += isinstance(frame, ResultFrame)
                     elif isinstance(frame, Reply) and host is not None:
                         host.answered(frame.req, frame.body)
+                    elif isinstance(frame, Note) and host is not None:
+                        live.note = frame.text
+                        journal.append(self.recorder.changed(live))
+                        noted = True
                 if ended:
                     self.recorder.update(live, host_seq=seq, execution_count=record.execution_count + ended)
                 elif fresh:
@@ -400,9 +405,10 @@ class Keeper:
         except JournalError as error:
             self._recover(live, error)
             return False
+        if fresh or noted:
+            self.committed()
         if not fresh:
             return True
-        self.committed()
         for frame in fresh:
             match frame:
                 case Took():

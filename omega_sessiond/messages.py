@@ -593,6 +593,12 @@ class Reply(Struct, frozen=True, tag_field="t", tag="reply"):
     body: dict[str, Any]
 
 
+class Note(Struct, frozen=True, tag_field="t", tag="note"):
+    """What there is to say of the session while a command runs; None takes it back. Not numbered, not logged."""
+
+    text: str | None = None
+
+
 class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
     """The host's introduction. `last_taken` 0: none; `running` 0: at rest; frames log_from..log_to are in its log.
     `asks`: the execution that waits for input, 0 for none, and whether the answer is a secret."""
@@ -611,4 +617,4 @@ class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
     secret: bool = True
 
 
-HostFrame = Took | OutputFrame | PartFrame | InputFrame | ResultFrame | Bye | Reply | HostHello
+HostFrame = Took | OutputFrame | PartFrame | InputFrame | ResultFrame | Bye | Reply | Note | HostHello

@@ -7,7 +7,7 @@ is shipped. Knows how such a table is written; nothing of where programs are or 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,16 +20,84 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,57}\Z"
 RESERVED = ("python", "jupyter")
 
 
-class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
-    """One line REPL. docs/engines.md explains each field with examples."""
+class Syntax(Struct, frozen=True, forbid_unknown_fields=True):
+    """When code is whole, for `complete = "syntax"`."""
 
-    command: Annotated[list[str], Meta(min_length=1)] = []
+    brackets: list[Annotated[str, Meta(min_length=2, max_length=2)]] = []
+    """Pairs: "()"."""
+    strings: list[Annotated[str, Meta(min_length=1, max_length=1)]] = []
+    """Quotes."""
+    escape: str = ""
+    """What takes the next character of a string for a plain one."""
+    comments: list[str] = []
+    """What begins a comment that ends with its line."""
+    blocks: list[Annotated[list[str], Meta(min_length=2, max_length=2)]] = []
+    """Pairs around a comment; they nest."""
+    characters: str = ""
+    """What makes the character behind it a plain one, outside of strings: Lisp's `#\\\\`."""
+
+
+class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line REPL. docs/engines.md explains each field with examples.
+
+    In `setup`, `submit`, `sentinel`, `mark`, `begin`, `value` and `completions`, {token} is a word that nobody can
+    guess, new for every command, {left} and {right} its halves.
+    """
+
+    command: Annotated[list[str], Meta(min_length=1)]
     """The program and its arguments."""
+    sentinel: str
+    """What makes the program print the mark."""
+    mark: str
+    """The mark as it is printed; {status} in it is a word that says how the command ended, 0 for well."""
     command_variable: str = ""
     """An environment variable that, where it is set, holds the command line instead."""
     install_hint: str = ""
     """What to do where the program is missing."""
     env: dict[str, str] = {}
+    """Variables added to the session's environment."""
+    terminal: bool = False
+    """Speak to it through a terminal (a pty) instead of pipes."""
+    start_s: Annotated[float, Meta(gt=0, le=25)] = 20.0
+    """How long it may take until it answers."""
+    setup: str = ""
+    """What is sent once, before anything else. What it prints is dropped."""
+    submit: str = "{code}\n"
+    """How a command is sent: {code} as it is, {json} or {shell} as one quoted word, {file} in a file of that name.
+    With the token in it the program marks the end by itself; else the sentinel is sent behind it."""
+    echo: list[str] = []
+    """What the program repeats of what it was sent, each dropped wherever it is printed."""
+    begin: str = ""
+    """What the program prints before a command's output; all up to its end is dropped."""
+    value: str = ""
+    """What the program prints before a command's value; what follows is the execution's `result`."""
+    complete: Literal["lines", "syntax", "sql", "program"] = "lines"
+    """How code is judged to be whole: every line is, by `syntax`, as SQL, or by the program `check`."""
+    syntax: Syntax = Syntax()
+    check: list[str] = []
+    """A program that reads code and ends with status 0 when it is whole."""
+    check_incomplete: str = ""
+    """A regular expression that finds in what `check` prints that the code goes on."""
+    balance: Annotated[str, Meta(max_length=2)] = ""
+    """A pair that the program counts wherever it stands, strings and comments too."""
+    incomplete_status: str = ""
+    """The {status} that means: the code is not whole."""
+    errors: list[str] = []
+    """Regular expressions (multi-line); what one finds at the end of an output is an error, with the groups `name`
+    and `message`."""
+    error_stream: Literal["stdout", "stderr"] = "stdout"
+    """Where `errors` look."""
+    interrupt: Literal["signal", "key", "text", "none"] = "signal"
+    """SIGINT to its process group, ^C at its terminal, `interrupt_text`, or nothing can."""
+    interrupt_text: str = ""
+    interrupt_repeats: Annotated[int, Meta(ge=0, le=100)] = 0
+    """How often an interrupt is repeated, a second after the one before, when it is not obeyed."""
+    quit: list[str] = []
+    """Regular expressions of whole commands that ask to leave: they are not sent, and the session lives on."""
+    farewell: str = ""
+    """What is sent before its input ends, when the session does."""
+    completions: str = ""
+    """What makes the program print what may follow {code}, one a line."""
 
 
 def check(tables: dict[str, dict[str, Any]]) -> None:
@@ -72,6 +140,27 @@ def _convert(name: str, table: dict[str, Any]) -> LinePreset:
         raise ConfigError(
             f"Setting '{place}': {what[:1].lower()}{what[1:]}", hint="docs/engines.md describes the fields."
         ) from None
-    if not preset.command:
-        raise ConfigError(f"Setting 'engines.{name}' has no `command`", hint="docs/engines.md describes the fields.")
+    _check_patterns(name, preset)
     return preset
+
+
+def _check_patterns(name: str, preset: LinePreset) -> None:
+    import re
+
+    wrong: tuple[str, str] | None = None
+    for field, patterns in (("errors", preset.errors), ("quit", preset.quit), ("check", [preset.check_incomplete])):
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                wrong = field, f"'{pattern}' is no regular expression ({error})"
+    if "{token}" not in preset.mark and not ("{left}" in preset.mark and "{right}" in preset.mark):
+        wrong = "mark", "it must hold {token}, or {left} and {right}"
+    elif preset.complete == "program" and not preset.check:
+        wrong = "check", 'it must name a program, for `complete` is "program"'
+    elif preset.balance and not preset.syntax.comments:
+        wrong = "syntax.comments", "`balance` needs a comment"
+    if wrong is not None:
+        raise ConfigError(
+            f"Setting 'engines.{name}.{wrong[0]}': {wrong[1]}", hint="docs/engines.md describes the fields."
+        )

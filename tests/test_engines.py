@@ -15,6 +15,9 @@ from omega_sessiond.errors import ConfigError, EngineUnavailable, InvalidField
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
 
+MARKED = {"sentinel": "{token}\n", "mark": "{token}"}
+
+
 def _catalogue(**tables: dict[str, object]) -> Catalogue:
     return Catalogue(Settings(engines=tables))
 
@@ -29,7 +32,7 @@ def test_python_is_the_users() -> None:
 def test_unknown_engine_names_the_nearest() -> None:
     """An engine that does not exist is refused with the nearest one that does."""
     with pytest.raises(EngineUnavailable) as refusal:
-        _catalogue(shell={"command": ["sh"]}).resolve("shel", None, ENV)
+        _catalogue(shell={**MARKED, "command": ["sh"]}).resolve("shel", None, ENV)
     assert "'shell'" in refusal.value.hint
 
 
@@ -38,14 +41,14 @@ def test_table_of_the_settings_is_an_engine(tmp_path: Path) -> None:
     program = tmp_path / "toy"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    resolved = _catalogue(toy={"command": ["toy", "-q"]}).resolve("toy", None, {"PATH": str(tmp_path)})
+    resolved = _catalogue(toy={**MARKED, "command": ["toy", "-q"]}).resolve("toy", None, {"PATH": str(tmp_path)})
     assert (resolved.kind, resolved.python) == ("lines", None)
     assert resolved.options["command"] == [str(program), "-q"]
 
 
 def test_missing_program_says_what_to_do() -> None:
     """An engine whose program is missing is refused with the program's name and the next step."""
-    catalogue = _catalogue(toy={"command": ["no-such-repl"], "install_hint": "apt install toy"})
+    catalogue = _catalogue(toy={**MARKED, "command": ["no-such-repl"], "install_hint": "apt install toy"})
     with pytest.raises(EngineUnavailable, match="no program 'no-such-repl' on PATH") as refusal:
         catalogue.resolve("toy", None, ENV)
     assert refusal.value.hint == "apt install toy"
@@ -58,7 +61,7 @@ def test_missing_program_says_what_to_do() -> None:
 
 def test_command_from_a_variable(tmp_path: Path) -> None:
     """Where the preset names a variable, the session's environment may hold the whole command line."""
-    catalogue = _catalogue(toy={"command": ["no-such-repl"], "command_variable": "TOY"})
+    catalogue = _catalogue(toy={**MARKED, "command": ["no-such-repl"], "command_variable": "TOY"})
     resolved = catalogue.resolve("toy", None, {**ENV, "TOY": "sh -c 'echo hi'"})
     assert resolved.options["command"][1:] == ["-c", "echo hi"]
     with pytest.raises(EngineUnavailable, match="no command line"):
@@ -68,7 +71,7 @@ def test_command_from_a_variable(tmp_path: Path) -> None:
 def test_interpreter_for_another_engine_is_refused() -> None:
     """`python` beside an engine that is not Python is an error, not ignored."""
     with pytest.raises(InvalidField, match="no meaning"):
-        _catalogue(shell={"command": ["sh"]}).resolve("shell", "python3", ENV)
+        _catalogue(shell={**MARKED, "command": ["sh"]}).resolve("shell", "python3", ENV)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_interpreter_for_another_engine_is_refused() -> None:
     [
         ("Toy", {"command": ["sh"]}, "cannot be the name"),
         ("python", {"command": ["sh"]}, "cannot be the name"),
-        ("toy", {}, "no `command`"),
+        ("toy", {}, "missing required field `command`"),
         ("toy", {"command": []}, "engines.toy.command"),
         ("toy", {"comand": ["sh"]}, "unknown field `comand`"),
         ("toy", {"command": "sh"}, "engines.toy.command"),

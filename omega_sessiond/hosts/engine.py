@@ -99,6 +99,9 @@ class Desk(Protocol):
         """End the session's process, at rest: what did the engine's work is gone. The next command is told why and
         begins in a fresh one."""
 
+    def note(self, text: Optional[str]) -> None:
+        """What there is to say of the session while a command runs, as its `state_reason`; None takes it back."""
+
     def question(self, prompt: str, secret: bool) -> Optional[Question]:
         """Ask for a line of input without waiting for it; the bell rings when `answered`, and `text` None is the end
         of input. None when nobody can answer."""

@@ -109,6 +109,12 @@ class Host:
     def is_leaving(self) -> bool:
         return self._leaving is not None
 
+    def note(self, text: Optional[str]) -> None:
+        with self.outbox.lock:
+            self.outbox.reply({"t": "note", "text": text if text is None else plain(text)})
+        if self.outbox.backlog:
+            self.helper.bell.ring()
+
     def leave(self, reason: str) -> None:
         self._leaving = reason
 

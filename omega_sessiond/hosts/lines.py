@@ -1,0 +1,231 @@
+"""The lines engine: any program with a prompt, described by a preset, is the session.
+
+It judges whether a command is whole, has it said (dialogue.py), and makes an outcome of what was heard. A program that
+died is followed by a new one at the next command. docs/engines.md explains the presets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from omega_sessiond.hosts.child import MAX_LINE_BYTES
+from omega_sessiond.hosts.dialogue import Conversation, Dialogue, Gone, Unstarted
+from omega_sessiond.hosts.engine import Desk, ErrorReport, Options, Outcome
+from omega_sessiond.hosts.framing import values_of
+from omega_sessiond.hosts.syntax import Counter, Syntax, Verdict
+from omega_sessiond.wire import Frame
+
+QUESTION_S = 5.0
+"""For the answer to a question about code, which no command is to wait for."""
+
+MAX_MATCHES = 1000
+
+
+class LinesEngine:
+    """One line REPL. Made with its program running, or not at all."""
+
+    version = ""
+
+    def __init__(self, desk: Desk, options: Options) -> None:
+        """Raises Unstarted."""
+        self._desk = desk
+        self._options = options
+        self.name: str = options["name"]
+        self.watched: Sequence[int] = ()
+        self._syntax = Syntax(options["syntax"])
+        self._counter = Counter(self._syntax, options["balance"], options["syntax"]["comments"])
+        self._quit = [re.compile(pattern) for pattern in options["quit"]]
+        self._errors = [re.compile(pattern, re.MULTILINE) for pattern in options["errors"]]
+        self._code_file = -1
+        self._dialogue: Optional[Dialogue] = None
+        self._begin_dialogue()
+
+    def _begin_dialogue(self) -> Dialogue:
+        self._dialogue = dialogue = Dialogue(self._desk, self._options)
+        self.watched = dialogue.watched
+        return dialogue
+
+    def _forget_dialogue(self) -> None:
+        self._dialogue = None
+        self.watched = ()
+
+    def close(self) -> None:
+        if self._dialogue is not None:
+            self._dialogue.end()
+            self._forget_dialogue()
+
+    def attend(self) -> None:
+        """The program says something between commands, or dies."""
+        dialogue = self._dialogue
+        if dialogue is None:
+            return
+        try:
+            dialogue.attend()
+        except Gone:
+            self._forget_dialogue()
+            self._desk.leave(dialogue.child.describe_end())
+
+    def tell(self, error: BaseException) -> None:
+        self._desk.printer.write("stderr", "%s: %s\n" % (type(error).__name__, error))
+
+    # ---- commands ----
+
+    def execute(self, execution_id: int, code: str) -> Outcome:
+        if any(pattern.match(code.strip()) for pattern in self._quit):
+            return Outcome("ok", should_exit=True)
+        dialogue = self._dialogue
+        if dialogue is None:
+            try:
+                dialogue = self._begin_dialogue()
+            except Unstarted as error:
+                return self._refuse("NotStarted", str(error))
+        code, refusal = self._prepare(code)
+        if refusal:
+            return self._refuse("Incomplete", refusal)
+        if dialogue.child.edits_lines and any(len(line) > MAX_LINE_BYTES for line in code.encode().split(b"\n")):
+            message = "a terminal takes no line of more than %d bytes: break it up" % MAX_LINE_BYTES
+            return self._refuse("LineTooLong", message)
+        try:
+            return self._outcome(dialogue.say(self._options["submit"], self._values(code)))
+        except Gone:
+            self._forget_dialogue()
+            return self._bury(dialogue)
+
+    def _prepare(self, code: str) -> Tuple[str, str]:
+        """The code as it is sent, and why it is not."""
+        code = code.rstrip("\n")
+        rule = self._options["complete"]
+        if rule == "sql":
+            code = _end_statement(code)
+        if rule in ("syntax", "sql"):
+            verdict = self._judge(code)
+            if verdict.status == "incomplete":
+                return "", "the command is not complete and was not sent: %s" % verdict.what
+        return self._counter.prepare(code)
+
+    def _judge(self, code: str) -> Verdict:
+        return _judge_sql(code) if self._options["complete"] == "sql" else self._syntax.judge(code)
+
+    def _values(self, code: str) -> Dict[str, str]:
+        values = values_of(code)
+        if "{file}" in self._options["submit"]:
+            values["file"] = self._write_code(code)
+        return values
+
+    def _write_code(self, code: str) -> str:
+        """The name under which the program can open a file with the code, as long as this process lives."""
+        if self._code_file < 0:
+            self._code_file = os.memfd_create("omega-session")
+        os.ftruncate(self._code_file, 0)
+        os.pwrite(self._code_file, (code + "\n").encode("utf-8", "surrogateescape"), 0)
+        return "/proc/%d/fd/%d" % (os.getpid(), self._code_file)
+
+    def _refuse(self, name: str, message: str) -> Outcome:
+        self._desk.printer.show("traceback", "%s: %s\n" % (self.name, message))
+        return Outcome("error", error=ErrorReport(name, message, ""))
+
+    def _outcome(self, talk: Conversation) -> Outcome:
+        status = talk.status or ""
+        if talk.trouble is not None:
+            return self._refuse(talk.trouble.name, talk.trouble.message)
+        if status and status == self._options["incomplete_status"]:
+            return self._refuse("Incomplete", "the command is not complete, and nothing of it was run")
+        said = talk.tails[self._options["error_stream"]]
+        found = next((match for pattern in self._errors for match in [pattern.search(said)] if match), None)
+        failed = status != "0" if status else found is not None
+        if talk.interrupted_at is not None and (failed or not status):
+            return Outcome("interrupted", talk.displayed)
+        if not failed:
+            return Outcome("ok", talk.displayed)
+        named = {} if found is None else found.groupdict()
+        name = named.get("name") or ("ExitStatus" if found is None else "Error")
+        message = named.get("message") or ("exit status %s" % status if found is None else found.group().strip())
+        return Outcome("error", talk.displayed, ErrorReport(name, message, ""))
+
+    def _bury(self, dialogue: Dialogue) -> Outcome:
+        """The program died while a command ran: by the command's own will, or not."""
+        talk, reason, status = dialogue.conversation, dialogue.child.describe_end(), dialogue.child.exit_status
+        if talk.interrupted_at is not None:
+            outcome = Outcome("interrupted")
+        elif talk.trouble is not None:
+            outcome = self._refuse(talk.trouble.name, "%s, and was ended" % talk.trouble.message)
+        elif status == 0:
+            outcome = Outcome("ok", talk.displayed, should_exit=True)
+        elif status is not None and status > 0:
+            outcome = Outcome("error", talk.displayed, ErrorReport("Exit", reason, ""), should_exit=True)
+        else:
+            outcome = self._refuse("ProgramDied", "%s; the next command starts a new one" % reason)
+        outcome.lost = reason
+        return outcome
+
+    # ---- questions ----
+
+    def complete(self, code: str, cursor: int) -> Frame:
+        before = code[:cursor]
+        lines = self._hear(self._options["completions"], before.rpartition("\n")[2])
+        matches = sorted({line.rstrip() for line in lines if line.strip()})[:MAX_MATCHES]
+        sizes = range(min(len(before), max(map(len, matches), default=0)), 0, -1)
+        typed = next((size for size in sizes if all(match.startswith(before[-size:]) for match in matches)), 0)
+        return {"matches": matches, "start": cursor - typed, "end": cursor}
+
+    def inspect(self, code: str, cursor: int) -> Frame:
+        return {"found": False, "text": ""}
+
+    def is_complete(self, code: str) -> Frame:
+        rule = self._options["complete"]
+        if rule == "lines":
+            return {"status": "unknown", "indent": ""}
+        return {"status": self._check(code) if rule == "program" else self._judge(code).status, "indent": ""}
+
+    def _check(self, code: str) -> str:
+        """What a program of its own says of the code."""
+        import subprocess
+
+        done = subprocess.run(
+            self._options["check"], input=code.encode("utf-8", "surrogateescape"),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=QUESTION_S,
+        )  # fmt: skip
+        if done.returncode == 0:
+            return "complete"
+        said = done.stdout.decode("utf-8", "replace")
+        return "incomplete" if re.search(self._options["check_incomplete"], said) else "invalid"
+
+    def _hear(self, template: str, code: str) -> List[str]:
+        """The lines that a template makes the program print."""
+        heard: List[str] = []
+        dialogue = self._dialogue
+        if dialogue is not None and template:
+            try:
+                dialogue.say(template, values_of(code), heard=heard, budget_s=QUESTION_S)
+            except Gone:
+                self._forget_dialogue()
+                self._desk.leave(dialogue.child.describe_end())
+        return "".join(heard).splitlines()
+
+
+def _judge_sql(code: str) -> Verdict:
+    if code.lstrip().startswith("."):
+        return Verdict("complete")
+    import sqlite3
+
+    if not code.strip() or sqlite3.complete_statement(code):
+        return Verdict("complete")
+    return Verdict("incomplete", "the statement does not end")
+
+
+def _end_statement(code: str) -> str:
+    """A statement that lacks nothing but its semicolon gets it."""
+    if _judge_sql(code).status == "complete":
+        return code
+    ended = code + "\n;"
+    return ended if _judge_sql(ended).status == "complete" else code
+
+
+def make(host: Any, options: Dict[str, Any]) -> LinesEngine:
+    """The engine of this host. A program that does not start ends the host, which says why."""
+    try:
+        return LinesEngine(host, options)
+    except Unstarted as error:
+        raise SystemExit(str(error)) from None
