@@ -36,7 +36,7 @@ def start(place: Place) -> Iterator[Start]:
 @pytest.fixture
 def python(start: Start) -> HostProcess:
     """A host with ipykernel."""
-    return start(kernels.IPYKERNEL)
+    return start(kernels.IPYKERNEL, program=sys.executable)
 
 
 @pytest.fixture
@@ -432,8 +432,8 @@ def test_kernel_that_listens_and_is_silent(start: Start, place: Place) -> None:
         "s = socket.socket(socket.AF_UNIX); s.bind(where['ip'] + '-%d' % where['shell_port']); s.listen()\n"
         "time.sleep(600)"
     )
-    host = start(kernels.script(place.base / "kernels", "deaf", code), start_s=2)
-    assert why_not(host) == "the kernel has not answered within 2 s; its process lives"
+    host = start(kernels.script(place.base / "kernels", "deaf", code), start_s=8)
+    assert why_not(host) == "the kernel has not answered within 8 s; its process lives"
 
 
 def test_kernel_that_forges_messages(start: Start, place: Place) -> None:

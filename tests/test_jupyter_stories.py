@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,14 +108,6 @@ def test_kernel_that_cannot_start(life: Life, installed: Path) -> None:
     assert answer.code == "host_failed", answer
     assert "the kernel ended with exit status 1; it said: no licence for this kernel" in answer.json["error"]
     assert life.get("/api/sessions") == []
-
-
-def test_kernel_that_never_answers(lives: Callable[..., Life], installed: Path) -> None:
-    """A kernel that stays silent is given up within the host's own time, and told from a silent host."""
-    life = lives(host_start_s=4)
-    kernels.script(installed, "mute", "import time; time.sleep(600)")
-    answer = life.call("POST", "/api/sessions", {"name": "work", "engine": "jupyter:mute"})
-    assert "has opened no Unix sockets" in answer.json["error"]
 
 
 def test_unknown_kernel(life: Life) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import List
 
 
@@ -18,6 +19,11 @@ class Bell:
             os.write(self._in, b"!")
         except OSError:
             pass  # full: it rings already; closed: a forked child, where nobody listens
+
+    def ring_at_signals(self) -> None:
+        """Ring at each signal that has a handler, at once: the handler itself runs only when the main thread is back
+        in Python code, and one that comes on the very way into a poll() would have to wait for its end."""
+        signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
 
     def wait(self) -> None:
         """Block until it rings, and silence it."""

@@ -72,6 +72,8 @@ class _Command:
         self.request = request
         self.reply: Optional[Dict[str, Any]] = None
         self.error: Optional[ErrorReport] = None
+        self.wish: Optional[Dict[str, Any]] = None
+        """A request for input that nobody has been asked yet: output that came with it goes first."""
         self.question: Optional[Question] = None
         self.is_idle = False
         self.is_begun = False
@@ -211,6 +213,9 @@ class JupyterEngine:
                 command.interrupt_at = time.monotonic() + BEGIN_S
         if is_leaving:
             command.leave_at = time.monotonic() + LEAVE_S
+        if command.wish is not None:
+            wish, command.wish = command.wish, None
+            self._ask(kernel, command, wish)
         question = command.question
         if question is not None and question.answered:
             self._desk.withdraw(question)
@@ -296,7 +301,7 @@ class JupyterEngine:
             if message.channel == "iopub":
                 self._show_late(message)
         elif message.kind == "input_request":
-            self._ask(kernel, command, message.content)
+            command.wish = message.content
         elif not self._note_end(command, message):
             if not command.is_begun and message.parent and message.channel == "iopub" and message.kind != "status":
                 self._begin(kernel, command)

@@ -67,6 +67,8 @@ def main(arguments: list[str]) -> int:
     sys.argv = [""]
     bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
     host = loop.Host(launch["session"], launch["log"], listener, trouble, *bounds)
+    if kind != "python":  # whose code may want this for its own event loop
+        host.bell.ring_at_signals()
     host.start(make(host, launch.get("options", {})))
     if _HAS_SCRIPT_DIRECTORY and kind == "python":
         sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it
