@@ -55,16 +55,27 @@ def _of_session(
     *,
     why_not: Callable[[Session], str | None] = _always,
     words: Callable[[Session], tuple[str, ...]] = _no_words,
+    scope: Scope = "everywhere",
     in_footer: bool = False,
 ) -> Action:
     return Action(
-        id, keys, label, help, "Session", run, needs_session=True, why_not=why_not, words=words, in_footer=in_footer
+        id,
+        keys,
+        label,
+        help,
+        "Session",
+        run,
+        needs_session=True,
+        why_not=why_not,
+        words=words,
+        scope=scope,
+        in_footer=in_footer,
     )
 
 
 ACTIONS: tuple[Action, ...] = (
     _of_session("open", "enter", "Open", "the session at full size; where the daemon sleeps or is stopped, wake it",
-        deeds.open_session, words=lambda session: ("show", session.name), in_footer=True),
+        deeds.open_session, words=lambda session: ("show", session.name), scope="list", in_footer=True),
     _of_session("input", "i", "Input", "write code for the session, or answer what it asks", deeds.go_to_input,
         words=lambda session: ("exec", session.name, "-c", "CODE"), in_footer=True),
     _of_session("attach", "a", "Attach", "a full REPL in this terminal until you detach with ^D", deeds.attach,

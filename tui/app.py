@@ -170,6 +170,7 @@ class Dashboard(App[int]):
         self.publish()
         if is_new_standing:
             self._tick()
+            self.call_after_refresh(self._sample)
         if has_more:
             self.on_feed_ready()
 
@@ -226,7 +227,7 @@ class Dashboard(App[int]):
     async def _sample_these(self, seen: Sequence[Session]) -> None:
         versions = {session.id: session.version for session in seen}
         names = ",".join(session.name for session in seen)
-        unknown = [(session.id, session.name) for session in seen if session.last_command is None and session.count]
+        unknown = [(session.id, session.name) for session in seen if session.last_command is None and (session.count or session.running_id)]
 
         def read(client: Client) -> tuple[list[Json], dict[str, str]]:
             views = client.get("/api/sessions", names=names, usage="true")
@@ -462,14 +463,15 @@ class Dashboard(App[int]):
 
         self.begin(f"Cannot run this in {session.name}", doing)
 
-    def answer(self, session: Session, text: str) -> None:
-        """Answer what a session asks. A secret stands in no log."""
+    def answer(self, session: Session, text: str | None) -> None:
+        """Answer what a session asks, None with end of file. A secret stands in no log."""
         id, secret = session.running_id, session.is_secret
 
         async def doing() -> None:
             body = {"execution_id": id, "text": text}
             await self.ask(lambda client: client.post(session_path(session.name) + "/input", body))
-            self.log_command(("input", session.name, *(() if secret else (text,))), "answered")
+            shown = ("--eof",) if text is None else () if secret else (text,)
+            self.log_command(("input", session.name, *shown), "answered")
 
         self.begin(f"Cannot answer {session.name}", doing)
 

@@ -107,7 +107,7 @@ def delete(app: Dashboard, session: Session) -> None:
 
 def _question(question: str, session: Session) -> Text:
     text = cell(question, "bold")
-    text.append_text(cell(f"   {session.engine}, {session.state}, {session.id}", "dim"))
+    text.append("   ").append_text(cell(f"{session.engine}, {session.state}, {session.id}", "dim"))
     return text
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input
 
@@ -42,7 +43,19 @@ class Tab(NamedTuple):
 class Answer(Input):
     """The box for what a session asks; a secret is not shown."""
 
-    BINDINGS = [("escape", "leave", "Leave")]
+    BINDINGS = [("escape", "leave", "Leave"), ("ctrl+c", "interrupt", "Interrupt"), ("ctrl+d", "end_file", "End of file")]
+
+    asked: tuple[object, ...] = ()
+    """Which question it is for."""
+
+    class Ended(Message):
+        """The answer is end of file."""
+
+    def action_end_file(self) -> None:
+        self.post_message(self.Ended())
+
+    def action_interrupt(self) -> None:
+        self.post_message(Prompt.WantsInterrupt())
 
     def action_leave(self) -> None:
         self.post_message(Prompt.Left())
@@ -119,12 +132,10 @@ class Detail(Vertical):
             self.query_one("#tabs", Choices).set(Text())
             self.query_one("#status", OneLine).set(Text())
             return
-        title = Text(" ")
-        title.append_text(cell(session.name, "bold"))
-        title.append_text(cell(f" · {session.engine}"))
+        title = cell(session.name, "bold")
+        title.append(" · ").append_text(cell(session.engine))
         if session.pid is not None:
-            title.append_text(cell(f" · pid {session.pid}"))
-        title.append(" ")
+            title.append(f" · pid {session.pid}")
         self.border_title = title
         self._show_tabs()
         self._show_status(session)
@@ -137,12 +148,17 @@ class Detail(Vertical):
         line = Text(" ")
         line.append(f"{look.ascii_glyph if glyphs.is_ascii else look.glyph} ", self.dashboard.role_style(look.role))
         if session.state == "waiting_input":
-            line.append_text(cell(f"asks: {session.prompt or ''}"))
-            line.append("  i answers", "dim")
+            line.append("asks").append_text(cell(f": {session.prompt}") if session.prompt else Text(" for a line"))
+            has_box = any(answer.has_focus for answer in self.query(Answer))
+            line.append("   Enter answers, ^D ends" if has_box else "   i answers", "dim")
+            if session.is_secret:
+                line.append("   not shown", "dim")
         elif session.running_id is not None:
             took = self.dashboard.clock() - (session.running_since or self.dashboard.clock())
             line.append(f"running {_clock(took)}")
-            line.append("  ^C in the box or c interrupts", "dim")
+            line.append(
+                " · ^C interrupts" if any(box.has_focus for box in self.query(Prompt)) else " · c interrupts", "dim"
+            )
         elif session.state == "dead":
             line.append_text(cell(f"dead: {session.reason or 'no reason is known'}"))
             line.append("  the next command starts it anew", "dim")
@@ -222,21 +238,16 @@ class Detail(Vertical):
 
     def _show_box(self, session: Session) -> None:
         """Where a session asks, the box takes the answer."""
-        asks = session.state == "waiting_input"
-        for prompt in self.query(Prompt):
-            prompt.display = not asks
-        for answer in self.query(Answer):
-            if not asks:
-                had_focus = answer.has_focus
-                answer.remove()
+        for prompt, answer in zip(self.query(Prompt), self.query(Answer), strict=True):
+            asks = session.state == "waiting_input"
+            if asks and answer.asked != (session.id, session.running_id, session.asked):
+                answer.asked = (session.id, session.running_id, session.asked)
+                answer.password, answer.value = session.is_secret, ""
+            if answer.display != asks:
+                had_focus = prompt.has_focus or answer.has_focus
+                prompt.display, answer.display = not asks, asks
                 if had_focus:
-                    self.query_one(Prompt).focus()
-        if asks and self.query(Prompt) and not self.query(Answer):
-            had_focus = self.query_one(Prompt).has_focus
-            answer = Answer(password=session.is_secret, id="answer", compact=True)
-            self.mount(answer)
-            if had_focus:
-                answer.focus()
+                    (answer if asks else prompt).focus()
 
     def focus_box(self) -> None:
         """Go to where one writes."""
@@ -246,13 +257,15 @@ class Detail(Vertical):
         if self.tab is not TABS[0]:
             self.open_tab(0)
         if not self.query(Prompt):
-            prompt = Prompt(id="prompt")
-            self.mount(prompt)
+            prompt, answer = Prompt(id="prompt"), Answer(id="answer", compact=True)
+            answer.display = False
+            self.mount(prompt, answer)
             prompt.use(session.engine)
             prompt.commands = self._history()
         self._show_box(session)
-        boxes = [*self.query(Answer), *self.query(Prompt)]
-        boxes[0].focus()
+        for box in (self.query_one(Prompt), self.query_one(Answer)):
+            if box.display:
+                box.focus()
 
     def _history(self) -> list[str]:
         """The commands in the transcript, oldest first."""
@@ -283,6 +296,12 @@ class Detail(Vertical):
         event.stop()
         if (session := self.session) is not None:
             self.dashboard.answer(session, event.value)
+            event.input.value = ""
+
+    def on_answer_ended(self, event: Answer.Ended) -> None:
+        event.stop()
+        if (session := self.session) is not None:
+            self.dashboard.answer(session, None)
 
     def ran(self) -> None:
         """A command was handed over: what it prints is what one wants to see."""

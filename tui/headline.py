@@ -51,7 +51,7 @@ class Headline(OneLine):
         if app.is_paused:
             line.append("   paused", "bold reverse")
         elif app.standing.kind == "live" and self.size.width >= 80 and app.server is not None:
-            line.append_text(cell(f"   {app.server['version']}, pid {app.server['pid']}", "dim"))
+            line.append("   ").append_text(cell(f"{app.server['version']}, pid {app.server['pid']}", "dim"))
         self.set(line)
 
     def on_resize(self) -> None:

@@ -55,7 +55,10 @@ class Session:
     running_id: int | None = None
     running_since: float | None = None
     prompt: str | None = None
-    is_secret: bool = False
+    is_secret: bool = True
+    """Whether what is asked for is one; where that is not known, it is taken for one."""
+    asked: int = 0
+    """How many questions have been seen."""
     limits: Json = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     last_command: str | None = None
@@ -253,8 +256,9 @@ class Model:
             case "input_requested":
                 session.state = "waiting_input"
                 session.prompt, session.is_secret = event["prompt"], event["secret"]
+                session.asked += 1
             case "input_answered":
-                session.state, session.prompt = "busy", None
+                session.state, session.prompt, session.is_secret = "busy", None, True
             case "execution_finished":
                 if event["execution_count"] is not None:
                     session.count = event["execution_count"]

@@ -103,8 +103,11 @@ class Tape:
         self._close()
         self._commands.clear()
         self._ended = {item.execution["id"] for item in past if item.execution["status"] not in UNFINISHED}
-        for item in past:
-            self._replay(item)
+        for before, item in zip((None, *past), past, strict=False):
+            count = item.execution["execution_count"]
+            if count is None and before is not None and before.execution["execution_count"] is not None:
+                count = before.execution["execution_count"] + 1  # it runs, and gets its number at its end
+            self._replay(item, count)
         self.oldest_id = past[0].execution["id"] if past else None
         self.has_older = has_older
         self.is_loaded = True
@@ -126,14 +129,14 @@ class Tape:
         self.version += 1
         return len(before)
 
-    def _replay(self, item: Past) -> None:
+    def _replay(self, item: Past, count: int | None) -> None:
         execution = item.execution
         id = execution["id"]
         if execution["status"] == "queued":
             self._commands[id] = execution["command"]
             return
         if execution["status"] != "cancelled" or execution["started_at"] is not None:
-            self._begin(id, execution["command"], execution["execution_count"])
+            self._begin(id, execution["command"], count)
         else:
             self._add_command("", execution["command"], id)
         if lost := execution["lost"]:
@@ -165,8 +168,7 @@ class Tape:
             case "output":
                 self._place(id, event["offset"], event["text"])
             case "input_answered":
-                self._close()
-                self._add(Line("answer", "(secret, or end of file)" if event["text"] is None else event["text"], id))
+                self._answer("(a secret, or end of file)" if event["text"] is None else event["text"], id)
             case "execution_finished":
                 if (command := self._commands.pop(id, None)) is not None:
                     self._add_command("", command, id)
@@ -190,6 +192,14 @@ class Tape:
             self._add(Line("rule", f"── {offset - self._offset} bytes are not kept ──", id))
         self._offset = max(self._offset, offset) + len(text.encode())
         self._write(text, id)
+
+    def _answer(self, text: str, id: int) -> None:
+        """What was answered stands behind the question, as on a terminal."""
+        question = ""
+        if self._is_open:
+            question = self._lines.pop().text
+        self._close()
+        self._add(Line("answer", question + text, id))
 
     def gap(self) -> None:
         """Events are missing that nobody keeps any more."""

@@ -95,12 +95,11 @@ class Main(LiveScreen):
     def show_title(self) -> None:
         """How many sessions are shown of how many, and why not all."""
         shown, all_of_them = len(self.table.shown_ids), len(self.dashboard.model.sessions)
-        title = Text(f" Sessions {shown}/{all_of_them}" if self.table.filter_text else f" Sessions {all_of_them}")
+        title = Text(f"Sessions {shown}/{all_of_them}" if self.table.filter_text else f"Sessions {all_of_them}")
         if self.table.filter_text:
-            title.append_text(cell(f" · /{self.table.filter_text}"))
+            title.append(" · /").append_text(cell(self.table.filter_text))
         if self.dashboard.is_paused:
             title.append(" · paused", "bold")
-        title.append(" ")
         listed = self.query_one("#list")
         if listed.border_title != title.plain:
             listed.border_title = title
