@@ -13,6 +13,7 @@ import tornado
 
 from benchmarks.cold_start import cold_start
 from benchmarks.command import whole_process
+from benchmarks.dashboard import dashboard
 from benchmarks.driver import RequestFailed
 from benchmarks.execute import round_trip, throughput
 from benchmarks.figures import Effort, Report
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "cold-start": cold_start,
     "command": whole_process,
     "latency": latency,
+    "dashboard": dashboard,
 }
 
 

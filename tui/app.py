@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -33,7 +33,6 @@ from tui.keys import THEMES, Settings
 from tui.modals import Confirm, Form, Help, Trouble
 from tui.model import Model, Session
 from tui.palette import Actions
-from tui.prompt import Prompt
 from tui.roles import ASCII, UNICODE, is_poor_terminal
 from tui.screens.console import Console
 from tui.screens.live import LiveScreen
@@ -42,6 +41,9 @@ from tui.table import shown_age
 from tui.tape import Tape
 from tui.text import LastFilter, cell
 from tui.themes import DARK, LIGHT
+
+if TYPE_CHECKING:
+    from tui.prompt import Prompt
 
 FLUSH_S = 0.1
 """Ten times a second: more is not read, and it is frames that cost."""
@@ -227,7 +229,11 @@ class Dashboard(App[int]):
     async def _sample_these(self, seen: Sequence[Session]) -> None:
         versions = {session.id: session.version for session in seen}
         names = ",".join(session.name for session in seen)
-        unknown = [(session.id, session.name) for session in seen if session.last_command is None and (session.count or session.running_id)]
+        unknown = [
+            (session.id, session.name)
+            for session in seen
+            if session.last_command is None and (session.count or session.running_id)
+        ]
 
         def read(client: Client) -> tuple[list[Json], dict[str, str]]:
             views = client.get("/api/sessions", names=names, usage="true")

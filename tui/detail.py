@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input
 
 from tui.info import Info
 from tui.lines import Choices, OneLine
 from tui.model import Session
-from tui.prompt import Prompt
 from tui.roles import look_of
 from tui.scopelog import ScopeLog
 from tui.table import shown_age
@@ -29,6 +27,7 @@ from tui.transcript import Transcript
 
 if TYPE_CHECKING:
     from tui.app import Dashboard
+    from tui.prompt import Answer, Left, Prompt, WantsInterrupt
 
 
 class Tab(NamedTuple):
@@ -40,27 +39,6 @@ class Tab(NamedTuple):
     show: Callable[[Detail, Session], None]
 
 
-class Answer(Input):
-    """The box for what a session asks; a secret is not shown."""
-
-    BINDINGS = [("escape", "leave", "Leave"), ("ctrl+c", "interrupt", "Interrupt"), ("ctrl+d", "end_file", "End of file")]
-
-    asked: tuple[object, ...] = ()
-    """Which question it is for."""
-
-    class Ended(Message):
-        """The answer is end of file."""
-
-    def action_end_file(self) -> None:
-        self.post_message(self.Ended())
-
-    def action_interrupt(self) -> None:
-        self.post_message(Prompt.WantsInterrupt())
-
-    def action_leave(self) -> None:
-        self.post_message(Prompt.Left())
-
-
 class Detail(Vertical):
     """`show` a session by its id, `take` what has changed, `open_tab` by number."""
 
@@ -68,7 +46,9 @@ class Detail(Vertical):
         super().__init__(id=id)
         self.session_id: str | None = None
         self.tab = TABS[0]
-        self._tape_version = -1
+        self._heading: tuple[object, ...] | None = None
+        self._box: tuple[Prompt, Answer] | None = None
+        """Where one writes, once somebody has: one of the two is shown."""
 
     @property
     def dashboard(self) -> Dashboard:
@@ -99,9 +79,9 @@ class Detail(Vertical):
         if session is not None:
             tape = self.dashboard.tape_of(session)
         self.transcript.show(tape, session.engine if session is not None else "")
-        for prompt in self.query(Prompt):
-            prompt.use(session.engine if session is not None else "")
-            prompt.commands = self._history()
+        if self._box is not None:
+            self._box[0].use(session.engine if session is not None else "")
+            self._box[0].commands = self._history()
         for log in self.query(ScopeLog):
             log.clear()
         self._show_session()
@@ -128,16 +108,19 @@ class Detail(Vertical):
     def _show_session(self) -> None:
         session = self.session
         if session is None:
-            self.border_title = None
+            self.border_title = self._heading = None
             self.query_one("#tabs", Choices).set(Text())
             self.query_one("#status", OneLine).set(Text())
             return
-        title = cell(session.name, "bold")
-        title.append(" · ").append_text(cell(session.engine))
-        if session.pid is not None:
-            title.append(f" · pid {session.pid}")
-        self.border_title = title
-        self._show_tabs()
+        heading = (session.name, session.engine, session.pid)
+        if heading != self._heading:
+            self._heading = heading
+            title = cell(session.name, "bold")
+            title.append(" · ").append_text(cell(session.engine))
+            if session.pid is not None:
+                title.append(f" · pid {session.pid}")
+            self.border_title = title
+            self._show_tabs()
         self._show_status(session)
         self._show_box(session)
         if self.tab.id == "info":
@@ -149,16 +132,13 @@ class Detail(Vertical):
         line.append(f"{look.ascii_glyph if glyphs.is_ascii else look.glyph} ", self.dashboard.role_style(look.role))
         if session.state == "waiting_input":
             line.append("asks").append_text(cell(f": {session.prompt}") if session.prompt else Text(" for a line"))
-            has_box = any(answer.has_focus for answer in self.query(Answer))
-            line.append("   Enter answers, ^D ends" if has_box else "   i answers", "dim")
+            line.append("   Enter answers, ^D ends" if self._has_box_focus else "   i answers", "dim")
             if session.is_secret:
                 line.append("   not shown", "dim")
         elif session.running_id is not None:
             took = self.dashboard.clock() - (session.running_since or self.dashboard.clock())
             line.append(f"running {_clock(took)}")
-            line.append(
-                " · ^C interrupts" if any(box.has_focus for box in self.query(Prompt)) else " · c interrupts", "dim"
-            )
+            line.append(" · ^C interrupts" if self._has_box_focus else " · c interrupts", "dim")
         elif session.state == "dead":
             line.append_text(cell(f"dead: {session.reason or 'no reason is known'}"))
             line.append("  the next command starts it anew", "dim")
@@ -238,16 +218,19 @@ class Detail(Vertical):
 
     def _show_box(self, session: Session) -> None:
         """Where a session asks, the box takes the answer."""
-        for prompt, answer in zip(self.query(Prompt), self.query(Answer), strict=True):
-            asks = session.state == "waiting_input"
-            if asks and answer.asked != (session.id, session.running_id, session.asked):
-                answer.asked = (session.id, session.running_id, session.asked)
-                answer.password, answer.value = session.is_secret, ""
-            if answer.display != asks:
-                had_focus = prompt.has_focus or answer.has_focus
-                prompt.display, answer.display = not asks, asks
-                if had_focus:
-                    (answer if asks else prompt).focus()
+        if self._box is None:
+            return
+        prompt, answer = self._box
+        asks = session.state == "waiting_input"
+        question = (session.id, session.running_id, session.asked)
+        if asks and answer.question != question:
+            answer.question = question
+            answer.password, answer.value = session.is_secret, ""
+        if answer.display != asks:
+            had_focus = self._has_box_focus
+            prompt.display, answer.display = not asks, asks
+            if had_focus:
+                (answer if asks else prompt).focus()
 
     def focus_box(self) -> None:
         """Go to where one writes."""
@@ -256,23 +239,28 @@ class Detail(Vertical):
             return
         if self.tab is not TABS[0]:
             self.open_tab(0)
-        if not self.query(Prompt):
-            prompt, answer = Prompt(id="prompt"), Answer(id="answer", compact=True)
-            answer.display = False
-            self.mount(prompt, answer)
-            prompt.use(session.engine)
-            prompt.commands = self._history()
+        if self._box is None:
+            from tui.prompt import Answer, Prompt  # a text area takes its time to load
+
+            self._box = Prompt(id="prompt"), Answer(id="answer", compact=True)
+            self._box[1].display = False
+            self.mount(*self._box)
+            self._box[0].use(session.engine)
+            self._box[0].commands = self._history()
         self._show_box(session)
-        for box in (self.query_one(Prompt), self.query_one(Answer)):
-            if box.display:
-                box.focus()
+        prompt, answer = self._box
+        (prompt if prompt.display else answer).focus()
+
+    @property
+    def _has_box_focus(self) -> bool:
+        return self._box is not None and any(box.has_focus for box in self._box)
 
     def _history(self) -> list[str]:
         """The commands in the transcript, oldest first."""
         tape = self.dashboard.model.tapes.get(self.session_id or "")
         return tape.commands() if tape is not None else []
 
-    def on_prompt_left(self, event: Prompt.Left) -> None:
+    def on_left(self, event: Left) -> None:
         event.stop()
         self.transcript.focus()
         self.dashboard.left_box()
@@ -281,14 +269,14 @@ class Detail(Vertical):
         event.stop()
         session = self.session
         if session is not None:
-            self.dashboard.run_code(session, event.code, self.query_one(Prompt), event.only_if_complete)
+            self.dashboard.run_code(session, event.code, event.prompt, event.only_if_complete)
 
     def on_prompt_wants_completion(self, event: Prompt.WantsCompletion) -> None:
         event.stop()
         if (session := self.session) is not None:
-            self.dashboard.complete(session, self.query_one(Prompt), event.code, event.cursor)
+            self.dashboard.complete(session, event.prompt, event.code, event.cursor)
 
-    def on_prompt_wants_interrupt(self, event: Prompt.WantsInterrupt) -> None:
+    def on_wants_interrupt(self, event: WantsInterrupt) -> None:
         event.stop()
         self.dashboard.act("interrupt")
 
@@ -306,8 +294,8 @@ class Detail(Vertical):
     def ran(self) -> None:
         """A command was handed over: what it prints is what one wants to see."""
         self.transcript.follow()
-        for prompt in self.query(Prompt):
-            prompt.commands = self._history()
+        if self._box is not None:
+            self._box[0].commands = self._history()
 
 
 TABS = (

@@ -7,16 +7,27 @@ key means; whoever holds it makes the requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pygments.lexer import Lexer
 from rich.text import Text
 from textual import events
 from textual.binding import Binding
 from textual.message import Message
-from textual.widgets import TextArea
+from textual.widgets import Input, TextArea
 
 from omega_sessiond.terminal import sanitize
 from tui import highlight
+
+if TYPE_CHECKING:
+    from pygments.lexer import Lexer
+
+
+class WantsInterrupt(Message):
+    """^C, and nothing is selected."""
+
+
+class Left(Message):
+    """Escape."""
 
 
 class Prompt(TextArea):
@@ -32,22 +43,18 @@ class Prompt(TextArea):
     class Ran(Message):
         """Run this; `only_if_complete` asks the engine first whether it is whole."""
 
-        def __init__(self, code: str, only_if_complete: bool) -> None:
+        def __init__(self, prompt: Prompt, code: str, only_if_complete: bool) -> None:
             super().__init__()
+            self.prompt = prompt
             self.code = code
             self.only_if_complete = only_if_complete
 
     class WantsCompletion(Message):
-        def __init__(self, code: str, cursor: int) -> None:
+        def __init__(self, prompt: Prompt, code: str, cursor: int) -> None:
             super().__init__()
+            self.prompt = prompt
             self.code = code
             self.cursor = cursor
-
-    class WantsInterrupt(Message):
-        pass
-
-    class Left(Message):
-        pass
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(
@@ -73,11 +80,11 @@ class Prompt(TextArea):
 
     def action_submit(self) -> None:
         if self.text.strip():
-            self.post_message(self.Ran(self.text, only_if_complete=True))
+            self.post_message(self.Ran(self, self.text, only_if_complete=True))
 
     def action_run(self) -> None:
         if self.text.strip():
-            self.post_message(self.Ran(self.text, only_if_complete=False))
+            self.post_message(self.Ran(self, self.text, only_if_complete=False))
 
     def action_complete(self) -> None:
         row, column = self.cursor_location
@@ -85,7 +92,7 @@ class Prompt(TextArea):
         if not lines[row][:column].strip():
             self.insert("    ")
             return
-        self.post_message(self.WantsCompletion(self.text, sum(len(line) + 1 for line in lines[:row]) + column))
+        self.post_message(self.WantsCompletion(self, self.text, sum(len(line) + 1 for line in lines[:row]) + column))
 
     def action_copy_or_interrupt(self) -> None:
         if self.selected_text:
@@ -93,10 +100,10 @@ class Prompt(TextArea):
         elif (selected := self.screen.get_selected_text()) is not None:
             self.app.copy_to_clipboard(selected)
         else:
-            self.post_message(self.WantsInterrupt())
+            self.post_message(WantsInterrupt())
 
     def action_leave(self) -> None:
-        self.post_message(self.Left())
+        self.post_message(Left())
 
     def action_back(self) -> None:
         if self.cursor_location[0] > 0 or not self.commands:
@@ -157,3 +164,28 @@ class Prompt(TextArea):
         event.stop()
         event.prevent_default()
         self.insert(sanitize(event.text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+class Answer(Input):
+    """The box for what a session asks; a secret is not shown."""
+
+    BINDINGS = [
+        ("escape", "leave", "Leave"),
+        ("ctrl+c", "interrupt", "Interrupt"),
+        ("ctrl+d", "end_file", "End of file"),
+    ]
+
+    question: tuple[object, ...] = ()
+    """Which question it is for."""
+
+    class Ended(Message):
+        """The answer is end of file."""
+
+    def action_end_file(self) -> None:
+        self.post_message(self.Ended())
+
+    def action_interrupt(self) -> None:
+        self.post_message(WantsInterrupt())
+
+    def action_leave(self) -> None:
+        self.post_message(Left())

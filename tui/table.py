@@ -299,11 +299,11 @@ class SessionTable(ScrollView, can_focus=True):
             return self._header(width)
         row = self.scroll_offset.y + y - 1
         if row >= len(self._order):
-            return Strip.blank(width, self.rich_style)
+            return self._blank(width)
         id = self._order[row]
         session = self._sessions.get(id)
         if session is None:  # gone since the last flush
-            return Strip.blank(width, self.rich_style)
+            return self._blank(width)
         age = shown_age(self._clock() - session.used_at)
         has_cursor = id == self.selected_id
         key = (session.version, age, width, has_cursor, has_cursor and self.has_focus)
@@ -316,16 +316,19 @@ class SessionTable(ScrollView, can_focus=True):
 
     def _style(self, name: str) -> Style:
         if self._styles_made is None:
-            self._styles_made = {
+            self._styles_made = {"base": self.rich_style} | {
                 found.removeprefix("table--"): self.get_component_rich_style(found, partial=True)
                 for found in self.COMPONENT_CLASSES
             }
         return self._styles_made[name]
 
+    def _blank(self, width: int) -> Strip:
+        return Strip.blank(width, self._style("base"))
+
     def _header(self, width: int) -> Strip:
-        style = self.rich_style + self._style("header")
-        segments = [Segment(" " * MARK, style)]
-        at = MARK
+        style = self._style("base") + self._style("header")
+        segments = []
+        at = 0
         for column, start, cells in self._lay_out(width):
             title = column.title
             if column.key == self.sort_key:
@@ -335,12 +338,13 @@ class SessionTable(ScrollView, can_focus=True):
         return Strip([*segments, Segment(" " * (width - at), style)], width)
 
     def _row(self, session: Session, age: str, width: int, has_cursor: bool) -> Strip:
-        base = self.rich_style
+        base = self._style("base")
         if has_cursor:
             base += self._style("cursor" if self.has_focus else "cursor-blurred")
         text, look = base + self._style("text"), look_of(session.state)
         glyph = look.ascii_glyph if self._glyphs.is_ascii else look.glyph
-        segments = [Segment(f"{self._glyphs.cursor} " if has_cursor else "  ", base)]
+        gap = f"{self._glyphs.cursor} " if has_cursor else " " * MARK
+        segments = []
         at = MARK
         for column, start, cells in self._lay_out(width):
             style = text
@@ -365,8 +369,9 @@ class SessionTable(ScrollView, can_focus=True):
                     if session.state == "dead":
                         style = base + self._style("dead")
             fitted = _fitted(one_line(shown), cells, column.is_right, self._glyphs.ellipsis)
-            segments += (Segment(" " * (start - at), base), Segment(fitted, style))
-            at = start + cells
+            # The gap goes with the cell: half as many segments to carry through the compositor.
+            segments.append(Segment(gap + fitted, style))
+            at, gap = start + cells, " "
         return Strip([*segments, Segment(" " * (width - at), base)], width)
 
     def _lay_out(self, width: int) -> list[Place]:

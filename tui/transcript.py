@@ -10,7 +10,6 @@ from bisect import bisect_right
 from math import ceil
 from typing import NamedTuple
 
-from pygments.lexer import Lexer
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
@@ -66,7 +65,7 @@ class Transcript(Widget, can_focus=True):
         super().__init__(id=id)
         self._glyphs = glyphs
         self._tape: Tape | None = None
-        self._lexer: Lexer | None = None
+        self._engine = ""
         self._anchor: Anchor | None = None
         self._seen_end = 0
         self._from = 0
@@ -81,7 +80,7 @@ class Transcript(Widget, can_focus=True):
     def show(self, tape: Tape | None, engine: str) -> None:
         """Show this tape, from its end."""
         self._tape = tape
-        self._lexer = highlight.lexer(engine)
+        self._engine = engine
         self._anchor = None
         self._rows.clear()
         self._version = -1
@@ -264,8 +263,8 @@ class Transcript(Widget, can_focus=True):
             case "command" | "more":
                 text = drawn_line(line.text)
                 prompt = text.plain.find(">" if line.kind == "command" else ".") + 2
-                if self._lexer is not None:
-                    highlight.stylize(text, self._lexer, prompt, is_dark=self.app.current_theme.dark)
+                if (lexer := highlight.lexer(self._engine)) is not None:
+                    highlight.stylize(text, lexer, prompt, is_dark=self.app.current_theme.dark)
                 text.stylize(self._style("prompt"), 0, prompt)
                 return text
             case kind:
