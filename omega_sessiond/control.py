@@ -129,13 +129,7 @@ class Background(NamedTuple):
     @property
     def memory_bytes(self) -> int | None:
         """What it has in memory, where the system says it."""
-        if self.server is None:
-            return None
-        try:
-            with open(f"/proc/{self.server['pid']}/statm", encoding="ascii") as file:
-                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError, IndexError):
-            return None
+        return None if self.server is None else manager.resident_bytes(str(self.server["pid"]))
 
     def act(self, verb: Verb) -> str:
         """Do it; what is true now. Raises NotManaged, NotGone or DaemonUnreachable."""

@@ -36,8 +36,7 @@ _PROPERTIES = (
 
 
 class Unit(NamedTuple):
-    """One unit as systemctl shows it; `load` is "not-found" where there is none. What systemd does not know or does
-    not count is None."""
+    """One unit as systemctl shows it; `load` is "not-found" where there is none. What is not known is None."""
 
     name: str
     load: str
@@ -49,6 +48,7 @@ class Unit(NamedTuple):
     """When it came into this state, in seconds as time.time() counts them."""
     pid: int | None = None
     memory_bytes: int | None = None
+    """Of all its processes, where systemd counts that, else of the one with `pid`."""
 
     @property
     def is_installed(self) -> bool:
@@ -113,8 +113,17 @@ def _unit(block: dict[str, str]) -> Unit:
     since = time.time() - (time.monotonic() - int(changed) / 1e6) if changed.isdecimal() and changed != "0" else None
     return Unit(
         name, load, active, sub, result, enabled, since, int(pid) if pid.isdecimal() and pid != "0" else None,
-        int(memory) if memory.isdecimal() and int(memory) < _NOT_COUNTED else None,
+        int(memory) if memory.isdecimal() and int(memory) < _NOT_COUNTED else resident_bytes(pid),
     )  # fmt: skip
+
+
+def resident_bytes(pid: str) -> int | None:
+    """What a process has in memory, where the system says it."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def ask(*arguments: str) -> str | None:

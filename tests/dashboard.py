@@ -98,5 +98,5 @@ async def driven(
 ) -> AsyncIterator[Driver]:
     """The dashboard of this place's daemon, whether that runs or not."""
     app = Dashboard(at or target.find(), settings or Settings(ascii=False), clock=clock)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         yield Driver(app, pilot)

@@ -35,8 +35,10 @@ from tui.model import Model, Session
 from tui.palette import Actions
 from tui.roles import ASCII, UNICODE, is_poor_terminal
 from tui.screens.console import Console
+from tui.screens.events import EventsScreen
 from tui.screens.live import LiveScreen
 from tui.screens.main import Main
+from tui.screens.service import ServiceScreen
 from tui.table import shown_age
 from tui.tape import Tape
 from tui.text import LastFilter, cell
@@ -181,12 +183,12 @@ class Dashboard(App[int]):
         changed, came_or_went = self.model.take_changes()
         if changed or came_or_went:
             for screen in self.screen_stack:
-                if isinstance(screen, LiveScreen) and screen.is_mounted:
+                if isinstance(screen, LiveScreen) and screen.is_mounted and screen.is_attached:
                     screen.take(changed, came_or_went)
 
     def _tick(self) -> None:
         for screen in self.screen_stack:
-            if isinstance(screen, LiveScreen) and screen.is_mounted:
+            if isinstance(screen, LiveScreen) and screen.is_mounted and screen.is_attached:
                 screen.tick()
 
     def toggle_pause(self) -> None:
@@ -403,6 +405,14 @@ class Dashboard(App[int]):
     def open_console(self, session_id: str) -> None:
         if not isinstance(self.screen, Console):
             self.push_screen(Console(session_id))
+
+    def open_service(self) -> None:
+        if not isinstance(self.screen, ServiceScreen):
+            self.push_screen(ServiceScreen())
+
+    def open_events(self) -> None:
+        if not isinstance(self.screen, EventsScreen):
+            self.push_screen(EventsScreen())
 
     def focus_box(self) -> None:
         screen = self.screen

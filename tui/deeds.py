@@ -280,6 +280,14 @@ def tab_3(app: Dashboard) -> None:
     app.open_tab(2)
 
 
+def open_service(app: Dashboard) -> None:
+    app.open_service()
+
+
+def open_events(app: Dashboard) -> None:
+    app.open_events()
+
+
 def switch_theme(app: Dashboard) -> None:
     app.theme = "omega-light" if app.current_theme.dark else "omega-dark"
 

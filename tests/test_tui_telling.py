@@ -1,0 +1,67 @@
+"""Events in words: each kind has a sentence, later kinds are told as they are, and hostile fields stay text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tui.roles import ASCII, ROLES, UNICODE
+from tui.telling import line, plain, told
+
+CONTROLS = [chr(code) for code in (*range(32), *range(0x7F, 0xA0))]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "session_created", "engine": "python", "labels": {}}, "created, engine python"),
+        ({"kind": "session_changed", "state": "dead", "state_reason": "out of memory"}, "dead: out of memory"),
+        ({"kind": "session_deleted"}, "removed with its history"),
+        ({"kind": "execution_queued", "execution_id": 7, "command": "x = 1\nx"}, "7 queued: x = 1 x"),
+        ({"kind": "execution_started", "execution_id": 7}, "7 started"),
+        ({"kind": "input_requested", "execution_id": 7, "prompt": "name? "}, "7 asks: name?"),
+        ({"kind": "input_answered", "execution_id": 7, "text": "Ada"}, "7 was answered: Ada"),
+        ({"kind": "input_answered", "execution_id": 7, "text": None}, "7 was answered"),
+        (
+            {"kind": "execution_finished", "execution_id": 7, "status": "interrupted", "reason": "user",
+             "duration_ms": 90},
+            "7 interrupted (user) after 90ms",
+        ),
+        ({"kind": "late_output", "text": "done\n"}, "printed after its command had ended: done"),
+        ({"kind": "gap", "id": 9, "since": 3, "oldest_id": 9}, "what happened between 3 and 9 is no longer kept"),
+        ({"kind": "snapshot_made", "id": 4, "label": "before"}, 'snapshot_made {"label": "before"}'),
+    ],
+)  # fmt: skip
+def test_each_kind_is_told(fields: dict[str, object], words: str) -> None:
+    """An event is one sentence; one of a kind that is not known shows its fields."""
+    assert told(fields).words == words
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=4
+)
+names = ["engine", "state", "state_reason", "execution_id", "command", "prompt", "text", "status", "reason",
+         "duration_ms", "since", "oldest_id", "session", "label"]  # fmt: skip
+kinds = ["session_created", "session_changed", "session_deleted", "execution_queued", "execution_started",
+         "input_requested", "input_answered", "execution_finished", "late_output", "gap", "new"]  # fmt: skip
+
+
+@given(st.sampled_from(kinds), st.dictionaries(st.sampled_from(names), values))
+def test_whatever_an_event_holds_is_a_line(kind: str, fields: dict[str, object]) -> None:
+    """No field, of whatever type and text, breaks a row or gets a control character into it."""
+    event = {**fields, "kind": kind}
+    for glyphs in (UNICODE, ASCII):
+        row = line(event, 0.0, glyphs, {})
+        assert not [control for control in CONTROLS if control in row.plain]
+    assert not [control for control in CONTROLS if control in told(event).words]
+    assert told(event).role in ROLES
+    assert isinstance(plain(event), str)
+
+
+def test_markup_in_an_event_is_text() -> None:
+    """Names and commands stand in the row as they were written."""
+    event = {"kind": "execution_queued", "session": "[b]x[/b]", "execution_id": 1, "command": "[@click=app.quit]go[/]"}
+    row = line(event, 0.0, UNICODE, {})
+    assert "[b]x[/b]" in row.plain and "[@click=app.quit]go[/]" in row.plain
+    assert all("@click" not in str(span.style) for span in row.spans)

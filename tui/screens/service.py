@@ -1,0 +1,285 @@
+"""The service screen: how the daemon is run and how that stands, its verbs as keys, and its log, followed.
+
+Looking starts and wakes nothing. Each verb is the `omegactl service` line of the same name, which is shown and handed
+to whoever keeps the log of commands. Knows no session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.message import Message
+from textual.widgets import RichLog, Static
+
+from omega_sessiond import control, paths
+from omega_sessiond.control import Managed, Verb
+from omega_sessiond.errors import OmegaError
+from tui import logbook
+from tui.headline import Headline
+from tui.keyline import KeyLine
+from tui.logbook import PRIORITIES, Entry, Logbook
+from tui.modals import Confirm
+from tui.screens.live import LiveScreen
+from tui.standing import Condition, headline, keys_that_apply, table
+from tui.text import block, cell
+
+LOOK_S = 1.0
+"""How often systemd is asked. It costs a process of 5 ms; twice as seldom, a change is seen late enough to doubt it."""
+
+LOG_ENTRIES = 2_000
+
+LEVELS = (7, 6, 4, 3)
+"""The priorities that the log is cut off at, one after the other: all, info, warnings, errors."""
+
+ASKED: dict[Verb, tuple[str, str]] = {
+    "stop": (
+        "Stop the daemon?",
+        "Nothing starts it until you do: every command says that the service is stopped. Sessions and what runs in "
+        "them go on; what they print meanwhile is there when the daemon is.",
+    ),
+    "restart": (
+        "Restart the daemon?",
+        "Sessions and what runs in them go on. Who waits for an answer waits a moment longer.",
+    ),
+    "disable": (
+        "Disable the service?",
+        "systemd does not listen any more after your next login; it does until then. Sessions go on.",
+    ),
+}
+"""Verbs that want a confirmation, and what comes of them."""
+
+
+class ServiceScreen(LiveScreen):
+    """`found` is how it stood when it was last looked at."""
+
+    BINDINGS = [
+        Binding(
+            "s", "do('start')", "Start", id="service.start", tooltip="listen for the daemon; without systemd, start it"
+        ),
+        Binding(
+            "x", "do('stop')", "Stop", id="service.stop", tooltip="the daemon and what would start it; sessions go on"
+        ),
+        Binding("r", "do('restart')", "Restart", id="service.restart", tooltip="the daemon; sessions go on"),
+        Binding("e", "do('enable')", "Enable", id="service.enable", tooltip="listen from the next login on"),
+        Binding(
+            "d", "do('disable')", "Disable", id="service.disable", tooltip="do not listen any more after the next login"
+        ),
+        Binding(
+            "f",
+            "do('reset-failed')",
+            "Forget failure",
+            id="service.reset-failed",
+            tooltip="clear a failure and listen again",
+        ),
+        Binding("l", "level", "Level", id="service.level", tooltip="all of the log, or only what is worse than that"),
+        Binding("p", "pause", "Pause", id="service.pause", tooltip="hold the log still"),
+        Binding("escape,S", "leave", "Back", id="service.back", tooltip="to the screen before"),
+    ]
+
+    DEFAULT_CSS = """
+    ServiceScreen {
+        layout: vertical;
+        #standing { height: auto; padding: 0 1; }
+        #units { height: auto; padding: 1 1 0 1; }
+        #told { height: auto; max-height: 6; padding: 1 1 0 1; }
+        #log { height: 1fr; border: round $border; border-title-color: $foreground; padding: 0 1;
+               background: $background; background-tint: transparent; scrollbar-size-vertical: 1;
+               scrollbar-color: $border; scrollbar-background: $background; }
+        #log:focus { border: round $primary; background-tint: transparent; }
+    }
+    """
+
+    class LogCame(Message):
+        """The logbook has something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Condition | None = None
+        self._logbook: Logbook | None = None
+        self._entries: deque[Entry] = deque(maxlen=LOG_ENTRIES)
+        self._level = LEVELS[1]
+        self._is_paused = False
+        self._doing: Verb | None = None
+        self._hurry = asyncio.Event()
+
+    def compose(self) -> ComposeResult:
+        yield Headline(id="headline")
+        yield Static(Text("Asking systemd…", style="dim"), id="standing")
+        yield Static(id="units")
+        yield Static(Text(""), id="told")
+        log = RichLog(id="log", max_lines=LOG_ENTRIES, wrap=True, markup=False, highlight=False)
+        log.can_focus = True
+        yield log
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        self.query_one(RichLog).focus()
+        self._entitle()
+        self.tick()
+        self.run_worker(self._watch(), group="watch", exit_on_error=False)
+
+    def on_unmount(self) -> None:
+        if self._logbook is not None:
+            self._logbook.stop()
+
+    def tick(self) -> None:
+        self.query_one(Headline).show()
+
+    def on_resize(self) -> None:
+        self._rewrite()
+
+    # ---- how it stands ----
+
+    async def _watch(self) -> None:
+        while True:
+            self._hurry.clear()
+            try:
+                found = await asyncio.to_thread(control.look, self.dashboard.target)
+            except OmegaError as error:
+                self._show_trouble(error)
+            else:
+                self._show(found)
+            try:
+                await asyncio.wait_for(self._hurry.wait(), LOOK_S)
+            except TimeoutError:
+                pass  # time to look again
+
+    def _show(self, found: Condition) -> None:
+        before, self.found = self.found, found
+        self.query_one("#standing", Static).update(headline(found, is_ascii=self.dashboard.glyphs.is_ascii))
+        self.query_one("#units", Static).update(table(found, is_ascii=self.dashboard.glyphs.is_ascii))
+        if before is None or isinstance(before, Managed) != isinstance(found, Managed):
+            self._follow_log(found)
+        if before is None or keys_that_apply(before) != keys_that_apply(found):
+            self.refresh_bindings()
+
+    def _show_trouble(self, error: OmegaError) -> None:
+        told = Text()
+        told.append(block(error.message).plain, style="red")
+        told.append(f"\n{block(error.hint).plain}")
+        self.query_one("#standing", Static).update(told)
+
+    # ---- the verbs ----
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that make no sense as it stands are not offered."""
+        if action == "do" and self.found is not None:
+            return parameters[0] in keys_that_apply(self.found)
+        return True
+
+    def action_do(self, verb: Verb) -> None:
+        if self._doing is not None:
+            self._tell(Text(f"Still at it: {self.dashboard.line(('service', self._doing))}"))
+            return
+        if self.found is not None:
+            self._doing = verb
+            self.run_worker(self._do(verb), group="do", exit_on_error=False)
+
+    async def _do(self, verb: Verb) -> None:
+        app = self.dashboard
+        words = ("service", verb)
+        line = app.line(words)
+        try:
+            if verb in ASKED and not await self._is_confirmed(verb, line):
+                return
+            self._tell(cell(f"$ {line} …", "bold"))
+            try:
+                said = await asyncio.to_thread(lambda: control.look(self.dashboard.target).act(verb))
+                style = "green"
+            except OmegaError as error:
+                said, style = f"{error.message}\n{error.hint}".rstrip(), "red"
+            told = Text()
+            told.append(f"$ {cell(line).plain}\n", style="bold")
+            told.append(block(said).plain, style=style)
+            self._tell(told)
+            app.log_command(words, said)
+            app.feed.retry()
+            self._hurry.set()
+        finally:
+            self._doing = None
+
+    async def _is_confirmed(self, verb: Verb, line: str) -> bool:
+        question, consequence = ASKED[verb]
+        return await self.dashboard.confirm(Confirm(Text(question, style="bold"), consequence, verb.title(), line))
+
+    def _tell(self, text: Text) -> None:
+        text.no_wrap = False
+        self.query_one("#told", Static).update(text)
+
+    def action_leave(self) -> None:
+        self.dismiss()
+
+    # ---- the log ----
+
+    def _follow_log(self, found: Condition) -> None:
+        if self._logbook is not None:
+            self._logbook.stop()
+        self._entries.clear()
+        self.query_one(RichLog).clear()
+        state_dir = self.dashboard.target.state_dir
+        file = None if state_dir is None else paths.daemon_log(state_dir)
+        if file is None and not isinstance(found, Managed):
+            self._write(Entry(None, 5, "", "The log of a daemon that was named by its socket is not known here."))
+            return
+        self._logbook = logbook.daemon_log(isinstance(found, Managed), file, self._wake)
+        self._logbook.start()
+
+    def _wake(self) -> None:
+        """Called from the logbook's thread; posting a message is what a thread may do."""
+        self.post_message(self.LogCame())
+
+    def on_service_screen_log_came(self, message: LogCame) -> None:
+        assert self._logbook is not None, "it has called"
+        for entry in self._logbook.take():
+            self._entries.append(entry)
+            self._write(entry)
+
+    def _write(self, entry: Entry) -> None:
+        if entry.priority <= self._level:
+            log = self.query_one(RichLog)
+            # Without a width it would be wrapped at 80, the width of a console that there is not.
+            width = log.scrollable_content_region.width or None
+            log.write(drawn(entry), width, scroll_end=not self._is_paused and log.is_vertical_scroll_end)
+
+    def action_level(self) -> None:
+        self._level = LEVELS[(LEVELS.index(self._level) + 1) % len(LEVELS)]
+        self._rewrite()
+        self._entitle()
+
+    def _rewrite(self) -> None:
+        """All entries anew: lines are wrapped when they are written."""
+        self.query_one(RichLog).clear()
+        for entry in self._entries:
+            self._write(entry)
+
+    def action_pause(self) -> None:
+        self._is_paused = not self._is_paused
+        if not self._is_paused:
+            self.query_one(RichLog).scroll_end(animate=False)
+        self._entitle()
+
+    def _entitle(self) -> None:
+        level = "all" if self._level == 7 else f"{PRIORITIES[self._level]} and worse"
+        state = "paused" if self._is_paused else "following"
+        self.query_one(RichLog).border_title = Text(f" Log · {level} · {state} ")
+
+
+def drawn(entry: Entry) -> Text:
+    """An entry on a line of its own."""
+    at = time.strftime("%b %d %H:%M:%S", time.localtime(entry.at)) if entry.at is not None else " " * 15
+    line = Text()
+    line.append(at + " ", style="dim")
+    line.append(f"{PRIORITIES[entry.priority]:7} ", style=_STYLES.get(entry.priority, "dim"))
+    if entry.source:
+        line.append(cell(entry.source).plain + ": ", style="cyan")
+    line.append_text(block(entry.text))
+    line.no_wrap = False
+    return line
+
+
+_STYLES = {0: "bold red", 1: "bold red", 2: "bold red", 3: "red", 4: "yellow", 5: "", 6: ""}

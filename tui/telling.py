@@ -1,0 +1,102 @@
+"""An event of the daemon in words: one line for a person. Pure. Kinds of a later daemon are told as they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, NamedTuple
+
+from rich.text import Text
+
+from omega_sessiond.screen import duration
+from omega_sessiond.terminal import one_line
+from tui.roles import Glyphs, look_of
+
+Json = dict[str, Any]
+
+NAME_COLUMNS = 18
+
+_KNOWN = ("id", "kind", "at", "session_id", "session")
+
+_OUTCOMES = {
+    "ok": ("idle", "✓", "+"),
+    "error": ("dead", "✗", "x"),
+    "interrupted": ("warning", "⊘", "/"),
+    "died": ("dead", "✗", "x"),
+    "cancelled": ("warning", "⊘", "/"),
+}
+
+
+class Told(NamedTuple):
+    """What happened, with a role as glyph and word."""
+
+    role: str
+    glyph: str
+    ascii_glyph: str
+    words: str
+
+
+def told(event: Json) -> Told:
+    """An event's words, safe and on one line. Fields of another type than expected are shown, not trusted."""
+    role, glyph, ascii_glyph, words = _told(event)
+    return Told(role, glyph, ascii_glyph, one_line(words))
+
+
+def _told(event: Json) -> Told:
+    match event:
+        case {"kind": "session_created", "engine": engine}:
+            return Told("changing", "+", "+", f"created, engine {engine}")
+        case {"kind": "session_deleted"}:
+            return Told("dead", "-", "-", "removed with its history")
+        case {"kind": "session_changed", "state": str(state)}:
+            look = look_of(state)
+            reason = f": {event['state_reason']}" if event.get("state_reason") else ""
+            return Told(look.role, look.glyph, look.ascii_glyph, f"{look.word}{reason}")
+        case {"kind": "execution_queued", "execution_id": number, "command": command}:
+            return Told("changing", "◌", "~", f"{number} queued: {command}")
+        case {"kind": "execution_started", "execution_id": number}:
+            return Told("busy", "◐", "*", f"{number} started")
+        case {"kind": "input_requested", "execution_id": number, "prompt": prompt}:
+            return Told("warning", "?", "?", f"{number} asks: {prompt}")
+        case {"kind": "input_answered", "execution_id": number}:
+            text = event.get("text")
+            return Told("busy", "◐", "*", f"{number} was answered" + (f": {text}" if text is not None else ""))
+        case {"kind": "execution_finished", "execution_id": number, "status": status}:
+            outcome = _OUTCOMES.get(str(status), ("changing", "·", "."))
+            reason = f" ({event['reason']})" if event.get("reason") else ""
+            took = event.get("duration_ms")
+            after = f" after {duration(took / 1000)}" if isinstance(took, int | float) else ""
+            return Told(*outcome, f"{number} {status}{reason}{after}")
+        case {"kind": "late_output", "text": text}:
+            return Told("changing", "·", ".", f"printed after its command had ended: {text}")
+        case {"kind": "gap", "since": since, "oldest_id": oldest}:
+            return Told("warning", "…", "~", f"what happened between {since} and {oldest} is no longer kept")
+        case _:
+            rest = {key: value for key, value in event.items() if key not in _KNOWN}
+            fields = f" {json.dumps(rest, ensure_ascii=False)}" if rest else ""
+            return Told("changing", "·", ".", f"{event.get('kind')}{fields}")
+
+
+def clock(at: float) -> str:
+    """A time of day, the reader's own."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def line(event: Json, at: float | None, glyphs: Glyphs, style_of: dict[str, str]) -> Text:
+    """An event's row: when, which session, what."""
+    what = told(event)
+    name = one_line(str(event.get("session", "")))
+    shown = Text()
+    shown.append(f" {clock(at) if at is not None else ' ' * 8}  ", style="dim")
+    room = Text(name, style="bold")
+    room.truncate(NAME_COLUMNS, overflow="ellipsis", pad=True)
+    shown.append_text(room)
+    glyph = what.ascii_glyph if glyphs.is_ascii else what.glyph
+    shown.append(f"  {glyph} ", style=style_of.get(what.role, ""))
+    shown.append(what.words)
+    return shown
+
+
+def plain(event: Json) -> str:
+    """An event as text, for the filter and the clipboard."""
+    return f"{event.get('at', '')} {one_line(str(event.get('session', '')))} {told(event).words}".strip()
