@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +22,15 @@ TOLD = 10
 def how_to_get(execution: Json) -> Iterator[str]:
     """A line for each part: what it is, and the command that saves it."""
     parts = execution.get("data") or []
-    has_one = sum("href" in part for part in parts) == 1
+    endings = Counter(filetypes.extension(part["mime"]) for part in parts if "href" in part)
     for part in parts[:TOLD]:
         if "href" not in part:
             yield f"{part['mime']}: omitted, {part['omitted']}"
             continue
-        which = "" if has_one else f" --data {part['n']}"
-        file = "data" + filetypes.extension(part["mime"])
-        yield f"{_shown(part)}: omegactl output {execution['id']}{which} --save {file}"
+        ending = filetypes.extension(part["mime"])
+        is_chosen_by_name = endings[ending] == 1 if ending else endings.total() == 1
+        which = "" if is_chosen_by_name else f" --data {part['n']}"
+        yield f"{_shown(part)}: omegactl output {execution['id']}{which} --save data{ending}"
     if len(parts) > TOLD:
         yield f"and {len(parts) - TOLD} more: omegactl output {execution['id']} --json"
 

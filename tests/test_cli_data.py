@@ -89,8 +89,8 @@ def test_a_person_is_told_how_to_get_what_was_shown(omegactl: Omegactl) -> None:
     id = json.loads(omegactl("output", "work", "--json").out)["id"]
     assert said.splitlines() == [
         "shown",
-        f"text/html (18B): omegactl output {id} --data 0 --save data.html",
-        f"image/png (6B): omegactl output {id} --data 1 --save data.png",
+        f"text/html (18B): omegactl output {id} --save data.html",
+        f"image/png (6B): omegactl output {id} --save data.png",
         "image/jpeg: omitted, sending it raised ValueError: a str stands for base64 here, and this is none",
     ]
 

@@ -17,9 +17,16 @@ from isolation import Place
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where matplotlib keeps its list of fonts, which takes seconds to make: in HOME it would be made for each test."""
+    return str(tmp_path_factory.mktemp("matplotlib"))
+
+
 @pytest.fixture
-def hosts(place: Place) -> Iterator[Hosts]:
+def hosts(place: Place, fonts: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     """Starts hosts, and ends them with the test."""
+    monkeypatch.setenv("MPLCONFIGDIR", fonts)
     started = Hosts(place.base)
     yield started
     started.close()
@@ -186,3 +193,18 @@ def test_a_forked_child_shows_nothing(host: HostProcess) -> None:
         "if os.fork() == 0:\n    plt.plot([1]); plt.show(); display(1); plt.plot([2])\nelse:\n    os.wait()\n    None"
     )
     assert (run.status, run.parts, run.stdout) == ("ok", [], "1\n")
+
+
+def test_display_of_ipython_shows_as_ours_does(host: HostProcess) -> None:
+    """Code from a notebook that imports display() is shown in full, though no IPython runs."""
+    run = host.run(
+        "from IPython.display import display, HTML, Markdown\nimport inspect\n"
+        "display(HTML('<b>x</b>'), metadata={'isolated': True})\ndisplay({'text/plain': 'mine', 'text/latex': '$x$'},"
+        " raw=True, display_id='a')\ninspect.signature(display).parameters['raw'].default"
+    )
+    assert run.stdout == "<IPython.core.display.HTML object>\nmine\n"
+    assert [(part["mime"], part["bytes"].decode(), part.get("meta")) for part in run.parts] == [
+        ("text/html", "<b>x</b>", '{"isolated":true}'),
+        ("text/latex", "$x$", None),
+    ]
+    assert run.value == "False"

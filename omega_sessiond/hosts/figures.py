@@ -10,13 +10,11 @@ from __future__ import annotations
 import io
 import sys
 from functools import partial
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any, Callable, Iterator, List, Optional
 
 from omega_sessiond.hosts import border, mime
+from omega_sessiond.hosts.imports import Imports
 
-PYPLOT = "matplotlib.pyplot"
 BACKEND = "omega_sessiond_figures"
 """What the backend's module is called."""
 
@@ -24,49 +22,18 @@ Present = Callable[[mime.Bundle], None]
 
 
 class Figures:
-    """A finder of modules, so that it sees pyplot imported, and is asked for the backend when that is needed."""
+    """The figures of one session's pyplot."""
 
-    def __init__(self, present: Present) -> None:
+    def __init__(self, imports: Imports, present: Present) -> None:
         self._present = present
         self._canvas: Optional[type] = None
         self.are_used = False
         """Whether there may be figures to close."""
-        sys.meta_path.insert(0, self)
+        imports.watch("matplotlib.pyplot", _choose_backend)
+        imports.offer(BACKEND, self._make_backend)
 
-    # ---- importing ----
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[ModuleSpec]:
-        if name == BACKEND:
-            loader: Any = self
-            return ModuleSpec(name, loader)
-        if name != PYPLOT:
-            return None
-        for finder in sys.meta_path:
-            find = None if finder is self else getattr(finder, "find_spec", None)
-            spec: Optional[ModuleSpec] = find and border.call_user(find, name, path, target)
-            if spec is not None:
-                self._watch(spec.loader)
-                return spec
-        return None
-
-    def _watch(self, loader: Any) -> None:
-        execute: Any = getattr(loader, "exec_module", None)
-
-        def exec_module(module: ModuleType) -> None:
-            del loader.exec_module
-            border.call_user(execute, module)
-            _choose_backend()
-
-        try:
-            loader.exec_module = exec_module
-        except AttributeError:
-            pass  # a loader that takes no attributes: then matplotlib is as it is elsewhere
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: Any) -> None:
-        """Make the backend: Agg, whose windows are parts of the execution."""
+    def _make_backend(self, module: Any) -> None:
+        """Agg, whose windows are parts of the execution."""
         agg: Any = border.call_user(border.import_late, "matplotlib.backends.backend_agg")
         bases: Any = border.call_user(border.import_late, "matplotlib.backend_bases")
         figures = self
@@ -131,7 +98,7 @@ class Figures:
             return {"image/png": mime.Broken(mime.told("drawing it", error))}
 
 
-def _choose_backend() -> None:
+def _choose_backend(pyplot: object) -> None:
     matplotlib: Any = sys.modules["matplotlib"]
     setup: Any = sys.modules.get("matplotlib.rcsetup")
     automatic = getattr(setup, "_auto_backend_sentinel", None)

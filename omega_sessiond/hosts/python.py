@@ -21,8 +21,10 @@ from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from omega_sessiond import wire
 from omega_sessiond.hosts import border, completion, mime, reports, variables
+from omega_sessiond.hosts.display import make_display, stand_in, text_of
 from omega_sessiond.hosts.engine import Outcome, Saved
 from omega_sessiond.hosts.figures import Figures
+from omega_sessiond.hosts.imports import Imports
 from omega_sessiond.hosts.output import Output
 from omega_sessiond.hosts.streams import Ask, TextInput, TextOutput, make_getpass, make_input
 from omega_sessiond.wire import Frame
@@ -65,8 +67,11 @@ class PythonEngine:
         self._hook = self._make_displayhook()
         sys.displayhook = self._hook
         sys.ps1, sys.ps2 = ">>> ", "... "  # what tells libraries that somebody sits at a prompt
-        builtins.display = self._make_display()  # type: ignore[attr-defined]
-        self._figures = Figures(output.present)
+        imports = Imports()
+        self._figures = Figures(imports, output.present)
+        display = make_display(output, self._describe)
+        builtins.display = display  # type: ignore[attr-defined]
+        imports.watch("IPython.core.display_functions", lambda module: stand_in(module, display))
         border.interrupt_task = self._interrupt_task
 
     # ---- commands ----
@@ -138,8 +143,8 @@ class PythonEngine:
             border.run_user(hook, value)
             return False
         builtins._ = None  # type: ignore[attr-defined]
-        rich = None if type(value) in mime.PLAIN else self._describe(value, border.run_user)
-        text = border.run_user(repr, value) if rich is None else _text_of(value, rich[0], border.run_user)
+        rich = self._describe(value, border.run_user)
+        text = border.run_user(repr, value) if rich is None else text_of(value, rich[0], border.run_user)
         if len(text) < wire.OUTPUT_CHUNK:
             self._output.show("result", text + "\n")
         else:
@@ -151,22 +156,10 @@ class PythonEngine:
         return True
 
     def _describe(self, value: object, run: mime.Run) -> Optional[Tuple[mime.Bundle, mime.Bundle]]:
+        if type(value) in mime.PLAIN:
+            return None
         figure = self._figures.describe(value)
         return mime.describe(value, run) if figure is None else (figure, {})
-
-    def _make_display(self) -> Any:
-        def display(*objects: object) -> None:
-            """Show objects with all they have to show: pictures, HTML and the like beside their text."""
-            for value in objects:
-                rich = None if type(value) in mime.PLAIN else self._describe(value, border.call_user)
-                text = _text_of(value, {} if rich is None else rich[0], border.call_user)
-                border.call_user(sys.stdout.write, text + "\n")
-                if rich is not None:
-                    self._output.present(*rich)
-            if border.pending:
-                border.release()
-
-        return display
 
     def _make_displayhook(self) -> Any:
         def displayhook(value: object) -> None:
@@ -366,12 +359,6 @@ def fresh_main() -> types.ModuleType:
     vars(main).update(__builtins__=builtins, __annotations__={}, __loader__=builtins.__loader__)
     sys.modules["__main__"] = main
     return main
-
-
-def _text_of(value: object, data: mime.Bundle, run: mime.Run) -> str:
-    """The text of a value that has a bundle: the bundle's own if there is one."""
-    text = data.get(mime.TEXT)
-    return text if type(text) is str else run(repr, value)
 
 
 def _replace_getpass(stdin: TextInput) -> None:
