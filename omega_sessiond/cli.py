@@ -237,12 +237,16 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("--keep", type=_tail, metavar="N", help="all but the last N of each session")
     command.add_argument("--max-size", type=_bytes, metavar="S", help="the oldest, until the journal is no larger: 2G")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    command = add("kill", "cli_sessions:kill", "end a session's process; history stays, variables go", reads=True)
+    command = add("kill", "cli_sessions:kill", "end a session's process; history stays, and what is saved", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("--budget", type=_seconds, metavar="S", help="time to end by itself before SIGKILL")
-    command = add("restart", "cli_sessions:restart", "end a session's process and start a new one", reads=True)
+    command = add(
+        "restart", "cli_sessions:restart", "end a session's process and start a new one, without variables", reads=True
+    )
     command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("--budget", type=_seconds, metavar="S", help="time to end by itself before SIGKILL")
+    command = add("save", "cli_state:save", "save a session's state now", reads=True)
+    command.add_argument("name", metavar="NAME", help="the session")
     add("engines", "cli_sessions:engines", "what can evaluate here", reads=True)
     command = add("events", "cli_sessions:events", "what has happened", reads=True)
     command.add_argument("-f", "--follow", action="store_true", help="go on with what happens")

@@ -153,7 +153,7 @@ def _told_stop(stopped: Json) -> str:
     steps = " → ".join(step["action"] for step in stopped["steps"] if step["action"] != "none")
     if stopped["variables_kept"]:
         return f"Interrupted execution {stopped['execution']['id']} ({steps}); variables are kept."
-    return f"{stopped['note']} Variables are gone. ({steps})"
+    return f"{stopped['note']} ({steps})"
 
 
 def input_(call: Invocation) -> int:

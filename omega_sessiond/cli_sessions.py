@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from omega_sessiond.cli_executions import report_stop
+from omega_sessiond.cli_state import checkpoint_words
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import OmegaError, SessionExists
 from omega_sessiond.invocation import Invocation, UsageError, creation_options
@@ -137,6 +138,11 @@ def _details(screen: Screen, row: Json) -> Iterator[tuple[str, str]]:
     yield "cpu time", f"{usage['cpu_s']:.2f}s" if usage.get("cpu_s") is not None else "-"
     yield "cpu weight", str(limits["cpu_weight"] or "-")
     yield "labels", _labels(row)
+    yield "saved", checkpoint_words(row["checkpoint"])
+    for name, reason in sorted((row["checkpoint"] or {}).get("left_out", {}).items()):
+        yield "  left out", f"{name}: {reason}"
+    for obstacle in (row["checkpoint"] or {}).get("obstacles", []):
+        yield "  in no checkpoint", obstacle
     if pruned := row["pruned"]:
         gone = f"{pruned['executions']} executions, outputs of {pruned['outputs']} more, up to {pruned['up_to_id']}"
         yield "removed", f"{gone} ({size(pruned['bytes'])}), {screen.when(pruned['at'])}"

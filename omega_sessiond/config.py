@@ -44,15 +44,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     session_dir: Annotated[
         str,
         _setting(
-            "State directory: the journal, the hosts' logs, later checkpoints. "
-            "Empty means $XDG_STATE_HOME/omega-sessiond.",
+            "State directory: the journal, the hosts' logs, checkpoints. Empty means $XDG_STATE_HOME/omega-sessiond.",
             "SESSION_DIR",
         ),
     ] = ""
     max_cached_sessions: Annotated[
         int,
         _setting(
-            "How many idle sessions keep a live process once sessions can be hibernated; shown, not yet in effect.",
+            "How many idle sessions keep a live process; beyond it the least recently used one that is saved whole is "
+            "hibernated.",
             "MAX_CACHED_SESSIONS",
             ge=1,
             le=100_000,
@@ -61,12 +61,26 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     save_interval_ms: Annotated[
         int,
         _setting(
-            "How often a changed session is saved once checkpoints exist, in milliseconds; shown, not yet in effect.",
+            "How often a changed session is saved while it is idle, at most, in milliseconds. 0: only when asked.",
             "SAVE_INTERVAL_MS",
-            ge=100,
+            ge=0,
             le=86_400_000,
         ),
     ] = 5000
+    save_budget_s: Annotated[
+        float, _setting("Time for one save; then it is given up, and the session says so.", gt=0, le=3600)
+    ] = 60.0
+    checkpoint_max_bytes: Annotated[
+        int, _setting("Largest checkpoint; a session that would need more is not saved and says so.", ge=1024 * 1024)
+    ] = 1024 * MIB
+    hibernate_after_s: Annotated[
+        float,
+        _setting(
+            "A session that is saved whole and was not used for so long is hibernated. 0 means never.",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
     log_level: Annotated[LogLevel, _setting("What is logged: debug, info, warning or error.", "LOG_LEVEL")] = "info"
     python: Annotated[
         str,

@@ -20,7 +20,8 @@
     │   ├── SessionExists
     │   ├── SessionBusy             needs an engine at rest
     │   ├── IdempotencyConflict     the key belongs to another command
-    │   └── NotWaitingInput
+    │   ├── NotWaitingInput
+    │   └── CannotSave              the session's state cannot be saved just now, and why
     ├── BodyTooLarge            413
     ├── HeadersTooLarge         431
     ├── QueueFull               429
@@ -173,6 +174,11 @@ class IdempotencyConflict(Conflict):
 class NotWaitingInput(Conflict):
     code = "not_waiting_input"
     hint = "The execution has ended or has not asked; GET it to see its status."
+
+
+class CannotSave(Conflict):
+    code = "cannot_save"
+    hint = "GET the session: `checkpoint` says what is saved and what stands in the way."
 
 
 class BodyTooLarge(OmegaError):

@@ -102,6 +102,8 @@ class Death(Struct, frozen=True):
 
 def left(bye: str) -> str:
     """What a host's last word means, for people."""
+    if bye == wire.HIBERNATE:
+        return "saved and put to sleep"
     return "ended in order by SIGTERM" if bye == "SIGTERM" else f"left: {bye}"
 
 
@@ -127,6 +129,8 @@ class Host:
         self.limits = limits
         self.hello: HostHello | None = None
         self.bye: str | None = None
+        self.terms: dict[str, object] = {}
+        """How it may save itself: said at each connection."""
         self.on_frames: Callable[[list[HostFrame]], object] = lambda frames: None
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_death: Callable[[Exit], None] = lambda exit: None
@@ -210,7 +214,7 @@ class Host:
         link = Link(self._socket_path, self._received, self._disconnected)
         try:
             async with asyncio.timeout(timeout_s):
-                hello = await link.open(self.session_id, have)
+                hello = await link.open(self.session_id, have, self.terms)
         except TimeoutError:
             raise HostFailed(f"The session's process has not answered within {timeout_s:g} s") from None
         except ConnectionRefusedError:
@@ -259,6 +263,16 @@ class Host:
         if self._link is not None:
             self._link.send({"t": "execute", "id": execution_id, "code": code})
             eventloop.expect()
+
+    def save(self, checkpoint_id: str) -> None:
+        """Have it save itself; the frame `saved` tells the end."""
+        if self._link is not None:
+            self._link.send({"t": "save", "id": checkpoint_id})
+
+    def load(self, checkpoint_id: str, sha256: str) -> None:
+        """Have it take up a checkpoint, before its first command; the frame `loaded` tells the end."""
+        if self._link is not None:
+            self._link.send({"t": "load", "id": checkpoint_id, "sha256": sha256})
 
     def give_input(self, execution_id: int, text: str | None) -> None:
         if self._link is not None:
@@ -318,7 +332,9 @@ class Host:
             await scopes.kill(self.scope, signal.SIGKILL)
         self.process.signal_group(signal.SIGKILL)
 
-    async def end(self, scopes: Scopes | None, budget_s: float, *, at_rest: bool) -> list[Step]:
+    async def end(
+        self, scopes: Scopes | None, budget_s: float, *, at_rest: bool, reason: str = "asked to end"
+    ) -> list[Step]:
         """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`."""
         begun = time.monotonic()
         steps: list[Step] = []
@@ -331,7 +347,7 @@ class Host:
             return ended
 
         if self._link is not None:
-            self._link.send_control({"t": "exit", "reason": "asked to end"})
+            self._link.send_control({"t": "exit", "reason": reason})
             if await climb("ask", ASK_SHARE if at_rest else 0.0):
                 return steps
         self.process.signal_group(signal.SIGINT)

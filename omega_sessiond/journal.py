@@ -42,6 +42,7 @@ from omega_sessiond.messages import (
 )
 from omega_sessiond.parts import Parts
 from omega_sessiond.pruning import Pruning
+from omega_sessiond.shelf import Shelf
 
 EVENTS_BYTES = 4 * 1024 * 1024
 """About how much one answer of `events` holds at most: an event of output can be 256 KiB."""
@@ -58,6 +59,19 @@ class HostRecord(Struct, frozen=True):
     boot_id: str
     scope: str
     engine_version: str
+
+
+class Keep(Struct, frozen=True):
+    """What of a session is kept in checkpoints. The next process takes up `checkpoint_id`, whose state is as good as
+    all commands up to `covers`; `waking_from` is what the present one has yet to tell about, `resumed_from` what the
+    next command has to. `trouble`: why the last save came to nothing, `is_asleep`: hibernated."""
+
+    checkpoint_id: str | None = None
+    covers: int = 0
+    waking_from: str | None = None
+    resumed_from: str | None = None
+    is_asleep: bool = False
+    trouble: str | None = None
 
 
 class SessionRecord(Struct, frozen=True):
@@ -77,6 +91,7 @@ class SessionRecord(Struct, frozen=True):
     lost: Lost | None
     host: HostRecord | None
     host_seq: int
+    keep: Keep = Keep()
 
 
 class ExecutionRecord(Struct, frozen=True):
@@ -177,6 +192,7 @@ _limits = msgspec.json.Decoder(Limits).decode
 _labels = msgspec.json.Decoder(dict[str, str]).decode
 _lost = msgspec.json.Decoder(Lost).decode
 _host = msgspec.json.Decoder(HostRecord).decode
+_keep = msgspec.json.Decoder(Keep).decode
 _error = msgspec.json.Decoder(ErrorValue).decode
 
 
@@ -193,6 +209,8 @@ class Journal:
         """Their rich parts, in the same transactions."""
         self.pruning = Pruning(database)
         """The removal of what is old."""
+        self.shelf = Shelf(database)
+        """Checkpoints and snapshots, in the same transactions."""
 
     @classmethod
     def open(cls, path: str) -> Journal:
@@ -409,6 +427,14 @@ class Journal:
         """The newest `limit` executions of the session with an id below `before`, oldest first."""
         below = 2**63 - 1 if before is None else before
         return self._executions("session_id = ? AND id < ? ORDER BY id DESC LIMIT ?", session_id, below, limit)[::-1]
+
+    def last_begun(self, session_id: str) -> int:
+        """The id of the session's last execution that has begun; 0 when none has."""
+        row = self._row(
+            "SELECT id FROM executions WHERE session_id = ? AND started_at IS NOT NULL ORDER BY id DESC LIMIT 1",
+            session_id,
+        )
+        return 0 if row is None else int(row[0])
 
     def _execution(self, condition: str, *values: object) -> ExecutionRecord | None:
         row = self._row(_EXECUTIONS + condition, *values)
@@ -634,6 +660,7 @@ def _session_record(row: Sequence[Any]) -> SessionRecord:
     fields["labels"] = _labels(fields["labels"])
     fields["lost"] = None if fields["lost"] is None else _lost(fields["lost"])
     fields["host"] = None if fields["host"] is None else _host(fields["host"])
+    fields["keep"] = Keep() if fields["keep"] is None else _keep(fields["keep"])
     return SessionRecord(**fields)
 
 

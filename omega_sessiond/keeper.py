@@ -33,18 +33,20 @@ from omega_sessiond.messages import (
     HostFrame,
     HostHello,
     InputFrame,
-    Lost,
+    LoadedFrame,
     Note,
     OutputFrame,
     PartFrame,
     Reply,
     ResultFrame,
+    SavedFrame,
     Step,
     Took,
     now,
 )
 from omega_sessiond.process import Exit, boot_id
 from omega_sessiond.recorder import Recorder
+from omega_sessiond.vault import Vault
 
 log = logging.getLogger("omega_sessiond.keeper")
 
@@ -74,7 +76,7 @@ EVENTS_PRUNED_EVERY = 1000
 """Commits between looks at how many events are kept: rare enough to cost nothing."""
 
 
-NUMBERED = (Took, OutputFrame, PartFrame, InputFrame, ResultFrame, Bye)
+NUMBERED = (Took, OutputFrame, PartFrame, InputFrame, ResultFrame, SavedFrame, LoadedFrame, Bye)
 """The frames that stand in a host's log."""
 
 
@@ -99,6 +101,7 @@ class Keeper:
         self._settings = settings
         self._journal = journal
         self.recorder = Recorder(journal)
+        self.vault = Vault(settings, journal, self.recorder)
         self._trouble_fd = trouble_fd
         self._umask = umask
         self._dies_with_its_unit = dies_with_its_unit
@@ -138,7 +141,9 @@ class Keeper:
         record = live.record
         live.settled.clear()
         begun = next((row.id for row in unfinished if row.status != "queued"), None) if record.host else None
-        live.session = decide.Session((row.id for row in unfinished), link="reconnecting", running=begun)
+        live.session = decide.Session(
+            (row.id for row in unfinished), link="reconnecting", running=begun, is_asleep=record.keep.is_asleep
+        )
         if record.host is None:  # nothing was begun since the last host: what is queued is meant for the next one
             live.host = None
             if os.path.exists(paths.host_socket(self._state_dir, record.id)):
@@ -206,6 +211,7 @@ class Keeper:
         for task in list(self._tasks):
             task.cancel()
         for live in self.by_name.values():
+            self.vault.forget(live)
             for work in live.work.values():
                 work.disarm()
             if live.host is not None:
@@ -215,7 +221,8 @@ class Keeper:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing runs, waits or starts: the daemon may leave."""
-        return not self.work and all(live.session.link != "starting" for live in self.by_name.values())
+        is_settled = all(live.session.link != "starting" for live in self.by_name.values())
+        return not self.work and is_settled and self.vault.is_quiet
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -264,6 +271,8 @@ class Keeper:
                     self._spawn(self._start_host(live))
                 case decide.Watch(id):
                     self._arm(live, live.work[id])
+                case decide.Hibernate():
+                    self._spawn(self._put_to_sleep(live))
 
     def _settle(self, live: Live, effect: decide.Cancel | decide.Died) -> list[Work]:
         """Journal the end of executions that will have no result."""
@@ -279,13 +288,16 @@ class Keeper:
 
     def _begin(self, live: Live, work: Work) -> None:
         record, row = live.record, work.record
-        if row.started_at is None or record.lost is not None:
+        resumed_from = record.keep.resumed_from
+        if row.started_at is None or record.lost is not None or resumed_from is not None:
             at = now()
             with self._journal.atomic():
-                self._journal.start(record, row.id, at, record.lost)
-                if record.lost is not None:
-                    self.recorder.update(live, lost=None)
-            work.record = row = replace(row, status="running", started_at=at, lost=record.lost)
+                self._journal.start(record, row.id, at, record.lost, resumed_from)
+                if record.lost is not None or resumed_from is not None:
+                    self.recorder.update(live, lost=None, keep=replace(record.keep, resumed_from=None))
+            work.record = row = replace(
+                row, status="running", started_at=at, lost=record.lost, resumed_from=resumed_from
+            )
             self.committed()
         assert live.host is not None
         live.host.execute(row.id, row.command)
@@ -368,9 +380,16 @@ class Keeper:
                 raise live.refusal
         return steps
 
+    async def _put_to_sleep(self, live: Live) -> None:
+        host = live.host
+        assert host is not None
+        scopes = self.containment.scopes if host.scope else None
+        await host.end(scopes, self._settings.stop_budget_s, at_rest=True, reason=wire.HIBERNATE)
+
     # ---- what hosts say ----
 
     def _listen(self, live: Live, host: Host) -> None:
+        host.terms = self.vault.terms
         host.on_frames = lambda frames: self._frames(live, host, frames)
         host.on_lost = lambda reason: self._lost(live, host, reason)
         host.on_death = lambda exit: self._dead(live, host, exit)
@@ -390,7 +409,10 @@ class Keeper:
                         if frame.seq > seq:
                             seq = frame.seq
                             fresh.append(frame)
-                            self.recorder.frame(live, frame, at)
+                            if isinstance(frame, SavedFrame | LoadedFrame):
+                                self.vault.record(live, frame)
+                            else:
+                                self.recorder.frame(live, frame, at)
                             ended += isinstance(frame, ResultFrame)
                     elif isinstance(frame, Reply) and host is not None:
                         host.answered(frame.req, frame.body)
@@ -421,6 +443,9 @@ class Keeper:
                     if work is not None:
                         self.forget(live, work)
                     self.handle(live, decide.Ended(frame.id))
+                    self.vault.touch(live)
+                case SavedFrame() | LoadedFrame():
+                    self.vault.heard(live, frame)
         if host is not None:
             self._acknowledge_soon(live)
         return True
@@ -495,17 +520,20 @@ class Keeper:
                 live.host = host
                 process = host.process
                 kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
-                self.recorder.update(live, host=kept, host_seq=0, state_reason=None)
+                keep = replace(record.keep, waking_from=self.vault.waking(live))
+                self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep)
                 live.taken = live.acknowledged = 0
                 live.note = live.end_reason = None
+                live.is_replaced = False
                 self._listen(live, host)
-                host.on_death = lambda exit: None
+                host.on_death = lambda exit: self.vault.unreachable(live)
                 await self.containment.enter(live, host)
                 hello = await host.connect(0, settings.host_start_s)
             if not host.speaks_our_wire:
                 raise HostFailed(f"its process speaks wire {hello.wire}, this daemon wire {wire.WIRE}")
             kept = HostRecord(*hosts.record_fields(process), scope=host.scope, engine_version=hello.engine_version)
-            self.recorder.update(live, host=kept)
+            await self.vault.wake(live, host)
+            self.recorder.update(live, host=kept, keep=replace(live.record.keep, is_asleep=False))
             self.containment.note_limits(live)
         except JournalError as error:
             await self._start_refused(live, host, error)
@@ -516,6 +544,7 @@ class Keeper:
         self.containment.watch(host)
         self._listen(live, host)
         self.handle(live, decide.HostStarted())
+        self.vault.started(live)
         live.settled.set()
         self.announce(live)
         if process.exit is not None:
@@ -570,6 +599,7 @@ class Keeper:
             live.note = f"its process breaks every connection: {reason}; 'omegactl kill' ends it"
             self.announce(live)
         self.handle(live, decide.HostUnreachable())
+        self.vault.unreachable(live)
         live.settled.clear()
         self._spawn(self._reconnect(live, host))
 
@@ -602,11 +632,18 @@ class Keeper:
             self.containment.note_limits(live)
             live.taken = max(live.taken, hello.last_taken)
             try:
+                await self.vault.wake(live, host)
+            except HostFailed as error:
+                live.note = error.message
+                await asyncio.sleep(pause)
+                continue
+            try:
                 waiting = self._compare(live, hello)
             except JournalError as error:
                 self._recover(live, error)
                 return
             self.handle(live, decide.HostAdopted(hello.last_taken, waiting))
+            self.vault.started(live)
             live.settled.set()
             self.announce(live)
             return
@@ -684,11 +721,17 @@ class Keeper:
         reason = death.reason
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
         was_used = last_taken > 0 or live.record.host_seq > 0
-        lost = Lost("all", reason) if was_used else record.lost
-        live.note = live.host = None
+        live.taken = max(live.taken, last_taken)
+        is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.is_whole(live)
+        if is_saved:
+            reason = live.sleep_reason or reason
+        lost = self.vault.loss(live, reason) if was_used and not is_saved else live.record.lost
+        keep = replace(live.record.keep, is_asleep=is_saved, waking_from=None)
+        live.note = live.host = live.sleep_reason = None
+        self.vault.unreachable(live)
         try:
-            gone = decide.HostGone(last_taken)
-            self._apply(live, gone, host=None, host_seq=0, state_reason=reason, lost=lost)
+            gone = decide.HostGone(last_taken, is_saved)
+            self._apply(live, gone, host=None, host_seq=0, state_reason=reason, lost=lost, keep=keep)
         except JournalError:
             live.host = host
             raise

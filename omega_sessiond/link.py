@@ -44,7 +44,7 @@ def decode(body: bytes) -> HostFrame | None:
         raise ProtocolError(f"A host sent a torn frame: {error}") from None
 
 
-KNOWN = frozenset(("took", "output", "data", "input_request", "result", "bye", "reply", "hello"))
+KNOWN = frozenset(("took", "output", "data", "input_request", "result", "saved", "loaded", "bye", "reply", "hello"))
 
 
 class _Connection:
@@ -120,21 +120,22 @@ class Link:
         self._command: _Connection | None = None
         self._splitter = wire.Splitter()
 
-    async def open(self, session_id: str, have: int) -> HostHello:
+    async def open(self, session_id: str, have: int, terms: dict[str, object] | None = None) -> HostHello:
         """Introduce ourselves. `have` is the last frame that stands in the journal: the host sends what lies above.
+        `terms` are those of saving.
 
         A host of another wire number gets no command connection: it can still be asked to end. Raises OSError, or
         ProtocolError when what answers is not this session's host.
         """
         try:
-            return await self._open(session_id, have)
+            return await self._open(session_id, have, terms or {})
         except BaseException:
             self.close()
             raise
 
-    async def _open(self, session_id: str, have: int) -> HostHello:
+    async def _open(self, session_id: str, have: int, terms: dict[str, object]) -> HostHello:
         self._control = control = await self._connect()
-        hello = {"t": "hello", "role": "control", "wire": wire.WIRE, "session": session_id, "have": have}
+        hello = {"t": "hello", "role": "control", "wire": wire.WIRE, "session": session_id, "have": have, **terms}
         await self._loop.sock_sendall(control.sock, pack(hello))
         answer = await self._read_hello(control.sock)
         if answer.session != session_id:

@@ -15,6 +15,7 @@ from omega_sessiond.host import Host
 from omega_sessiond.journal import ExecutionRecord, Piece, SessionRecord
 from omega_sessiond.messages import OutputFrame
 from omega_sessiond.session import Session
+from omega_sessiond.shelf import CheckpointRecord
 
 KEPT_IN_MEMORY = 256 * 1024
 """Characters of a running execution's output that are kept at hand, so that most replies read nothing back. One
@@ -92,6 +93,13 @@ class Awaited:
             self._work.waiters.remove(self._ended)
 
 
+class Saving(Struct, eq=False):
+    """A save under way; `done` carries why it came to nothing, None when it did not."""
+
+    id: str
+    done: asyncio.Future[str | None]
+
+
 class Live(Struct, eq=False):
     """One session. `taken` is the last execution its present host is known to have begun, `note` what is unusual about
     it now, `end_reason` why we end its host, `settled` set whenever a start, adoption or burial is done or the journal
@@ -120,3 +128,15 @@ class Live(Struct, eq=False):
     late_bytes: int = 0
     """Output of no execution since the last one ended."""
     is_deleted: bool = False
+    checkpoint: CheckpointRecord | None = None
+    """What `record.keep` names, once it has been looked up."""
+    saving: Saving | None = None
+    save_timer: asyncio.TimerHandle | None = None
+    loading: asyncio.Future[None] | None = None
+    rested_at: float = 0.0
+    next_save_at: float = 0.0
+    tried_of: int = 0
+    """The last command before the last attempt to save: one that failed is not repeated before something changes."""
+    is_replaced: bool = False
+    """Whether the present process's state is given up: what it still saves is not what the next one shall have."""
+    sleep_reason: str | None = None

@@ -80,6 +80,22 @@ class Pruned(Struct, frozen=True):
     at: str
 
 
+class Checkpoint(Struct, frozen=True):
+    """What of a session is saved: with `id` None nothing is. `is_current`: no command has run since. `left_out` names
+    the variables that could not be saved, `obstacles` what else no checkpoint holds; with neither it is `complete`.
+    `trouble`: why the last attempt came to nothing."""
+
+    id: str | None
+    at: str | None
+    execution_id: int | None
+    size_bytes: int | None
+    complete: bool
+    is_current: bool
+    left_out: dict[str, str]
+    obstacles: list[str]
+    trouble: str | None
+
+
 class Session(Struct, frozen=True):
     """One session as the API shows it."""
 
@@ -99,7 +115,7 @@ class Session(Struct, frozen=True):
     limits: Limits
     usage: Usage | None
     labels: dict[str, str]
-    checkpoint: None
+    checkpoint: Checkpoint | None
     parent: None
     pruned: Pruned | None
 
@@ -505,6 +521,9 @@ class GapEvent(Struct, frozen=True, tag_field="kind", tag="gap"):
 #
 # A host runs whatever its user runs: a number that no journal can hold makes a frame wrong, not the journal fail.
 
+CHECKPOINT_PATTERN = r"^[A-Za-z0-9]{1,64}\Z"
+"""A checkpoint's id, which is also the name of its directory."""
+
 Number = Annotated[int, Meta(ge=0, le=2**53)]
 Timestamp = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 """Up to the end of the year 9999, as far as ISO 8601 goes."""
@@ -579,6 +598,31 @@ class ResultFrame(Struct, frozen=True, tag_field="t", tag="result"):
     lost: str | None = None
 
 
+class SavedFrame(Struct, frozen=True, tag_field="t", tag="saved"):
+    """A save has ended: with the `reason` when it came to nothing."""
+
+    seq: Number
+    id: Annotated[str, Meta(pattern=CHECKPOINT_PATTERN)]
+    reason: str | None = None
+    at: Timestamp = 0
+    execution_id: Number = 0
+    size: Number = 0
+    sha256: str = ""
+    variables: Number = 0
+    left_out: dict[str, str] = {}
+    obstacles: list[str] = []
+    duration_ms: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class LoadedFrame(Struct, frozen=True, tag_field="t", tag="loaded"):
+    """A checkpoint was taken up, but for what is `lost`; with a `reason` it was not."""
+
+    seq: Number
+    id: str
+    reason: str | None = None
+    lost: dict[str, str] = {}
+
+
 class Bye(Struct, frozen=True, tag_field="t", tag="bye"):
     """The host leaves of its own will; nothing follows."""
 
@@ -617,4 +661,16 @@ class HostHello(Struct, frozen=True, tag_field="t", tag="hello"):
     secret: bool = True
 
 
-HostFrame = Took | OutputFrame | PartFrame | InputFrame | ResultFrame | Bye | Reply | Note | HostHello
+HostFrame = (
+    Took
+    | OutputFrame
+    | PartFrame
+    | InputFrame
+    | ResultFrame
+    | SavedFrame
+    | LoadedFrame
+    | Bye
+    | Reply
+    | Note
+    | HostHello
+)

@@ -108,6 +108,11 @@ def host_log(state_dir: str, session_id: str) -> str:
     return session_dir(state_dir, session_id) + "/frames.log"
 
 
+def checkpoints_dir(state_dir: str, session_id: str) -> str:
+    """Where a session's host writes its checkpoints, 0700: each a directory named by its id."""
+    return session_dir(state_dir, session_id) + "/checkpoints"
+
+
 def launch_file(state_dir: str, session_id: str) -> str:
     return session_dir(state_dir, session_id) + "/launch.json"
 

@@ -122,8 +122,8 @@ class Recorder:
             error = ErrorValue("HostDied", live.record.state_reason or "", "")
         row = replace(work.record, status=status, reason=reason, finished_at=now(), error=error)
         self._finish(live, work, row)
-        if status == "cancelled" and row.lost is not None:  # the next command is to tell of it
-            self.update(live, lost=row.lost)
+        if status == "cancelled":  # the next command is to tell of it
+            self._tell_again(live, row)
 
     def _finish(self, live: Live, work: Work, row: ExecutionRecord) -> None:
         self._journal.finish(
@@ -146,6 +146,12 @@ class Recorder:
         to be told."""
         row = work.record
         self._journal.requeue(row.id)
+        self._tell_again(live, row)
+        work.record = replace(row, status="queued", started_at=None, lost=None, resumed_from=None)
+
+    def _tell_again(self, live: Live, row: ExecutionRecord) -> None:
+        """An execution that was to tell of a loss or of a wake has not begun: it is the next one's to tell."""
         if row.lost is not None:
             self.update(live, lost=row.lost)
-        work.record = replace(row, status="queued", started_at=None, lost=None)
+        if row.resumed_from is not None:
+            self.update(live, keep=replace(live.record.keep, resumed_from=row.resumed_from))

@@ -223,6 +223,10 @@ async def restart(service: Service, call: Call) -> Any:
     return await service.restart(call.params[0], call.body)
 
 
+async def save(service: Service, call: Call) -> Any:
+    return await service.states.save(call.params[0])
+
+
 async def input_(service: Service, call: Call) -> Any:
     return await service.input(call.params[0], call.body)
 
@@ -336,6 +340,7 @@ ROUTES = (
     Route("POST", _SESSION + "/interrupt", interrupt, body=InterruptRequest, body_is_optional=True),
     Route("POST", _SESSION + "/kill", kill, body=EndRequest, body_is_optional=True),
     Route("POST", _SESSION + "/restart", restart, body=EndRequest, body_is_optional=True),
+    Route("POST", _SESSION + "/save", save),
     Route("POST", _SESSION + "/input", input_, body=InputRequest),
     Route("POST", _SESSION + "/complete", complete, body=CompleteRequest),
     Route("POST", _SESSION + "/inspect", inspect, body=InspectRequest),

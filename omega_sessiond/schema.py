@@ -156,6 +156,50 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             """,
         ),
     ),
+    (
+        "checkpoints and snapshots",
+        (
+            "ALTER TABLE sessions ADD COLUMN keep TEXT CHECK (keep IS NULL OR json_valid(keep))",
+            """
+            CREATE TABLE checkpoints (
+                id TEXT PRIMARY KEY,    -- also the name of its directory
+                session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+                at TEXT NOT NULL,
+                execution_id INTEGER NOT NULL CHECK (execution_id >= 0),    -- the last one it holds
+                size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
+                sha256 TEXT NOT NULL,
+                variables INTEGER NOT NULL CHECK (variables >= 0),
+                left_out TEXT NOT NULL CHECK (json_valid(left_out)),
+                obstacles TEXT NOT NULL CHECK (json_valid(obstacles))
+            ) STRICT, WITHOUT ROWID
+            """,
+            "CREATE INDEX checkpoints_of_session ON checkpoints (session_id)",
+            """
+            CREATE TABLE snapshots (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+                checkpoint_id TEXT NOT NULL REFERENCES checkpoints (id) ON DELETE CASCADE,
+                name TEXT NOT NULL,
+                at TEXT NOT NULL,
+                note TEXT NOT NULL,
+                tags TEXT NOT NULL CHECK (json_valid(tags)),
+                automatic TEXT    -- why it was made when nobody asked for it
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX snapshots_by_name ON snapshots (session_id, name)",
+            "CREATE INDEX snapshots_of_checkpoint ON snapshots (checkpoint_id)",
+            """
+            CREATE TABLE restores (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+                at TEXT NOT NULL,
+                after_id INTEGER NOT NULL,    -- the session's last execution before
+                source TEXT NOT NULL CHECK (json_valid(source))    -- whose state it was: session, snapshot, execution
+            ) STRICT
+            """,
+            "CREATE INDEX restores_of_session ON restores (session_id)",
+        ),
+    ),
 ]
 
 VERSION = len(MIGRATIONS)

@@ -78,6 +78,7 @@ from omega_sessiond.messages import (
 from omega_sessiond.messages import Session as SessionView
 from omega_sessiond.parts import PartRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
+from omega_sessiond.states import States
 
 log = logging.getLogger("omega_sessiond.service")
 
@@ -109,6 +110,7 @@ class Service:
             settings, journal, trouble_fd=trouble_fd, umask=umask, dies_with_its_unit=dies_with_its_unit
         )
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
+        self.states = States(self._keeper, self._find, self._view)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
@@ -191,7 +193,7 @@ class Service:
             limits=record.limits,
             usage=used,
             labels=record.labels,
-            checkpoint=None,
+            checkpoint=self._keeper.vault.view(live),
             parent=None,
             pruned=self._retention.noted.get(record.id),
         )
@@ -365,7 +367,7 @@ class Service:
         if len(session.queue) >= self._settings.max_queue:
             raise QueueFull(f"{len(session.queue)} commands wait in session '{name}' already")
         at = now()
-        begins = session.is_ready and record.lost is None
+        begins = session.is_ready and record.lost is None and record.keep.resumed_from is None
         try:
             id = self._journal.queue(
                 record, request.command, at=at, started=begins, idempotency_key=key, timeout_s=request.timeout_s
@@ -570,21 +572,31 @@ class Service:
         return self._settings.stop_budget_s if request.budget_s is None else request.budget_s
 
     async def kill(self, name: str, request: EndRequest) -> Stopped:
-        """End the session's process; its name and history stay, its variables go."""
+        """End the session's process; its name and history stay, its variables go but for what is saved."""
         live = self._find(name)
         running = live.session.running
         steps = await self._keeper.end(live, "killed", self._budget(request))
-        note = "Its process has ended; the next command starts a new one." if steps else "It had no process."
+        saved = self._keeper.vault.current(live)
+        if not steps:
+            note = "It had no process."
+        elif saved is None:
+            note = "Its process has ended, its variables are gone; the next command starts a new one."
+        else:
+            note = f"Its process has ended; the next command goes on from the checkpoint of {saved.at}."
         return self._stopped(live, running, steps, not steps, note)
 
     async def restart(self, name: str, request: EndRequest) -> Stopped:
-        """End the session's process and start a new one."""
+        """End the session's process and start a new one, with no variables: a checkpoint stays as a snapshot."""
         live = self._find(name)
         running = live.session.running
+        kept = self._keeper.vault.give_up(live, "restart")
         steps = await self._keeper.end(live, "restarted", self._budget(request), successor=True)
         await live.settled.wait()
         _raise_failure(live)
-        return self._stopped(live, running, steps, not steps, "A new process has been started.")
+        note = "A new process has been started; variables are gone."
+        if kept is not None:
+            note = f"A new process has been started, without variables; what was saved is snapshot {kept}."
+        return self._stopped(live, running, steps, not steps and kept is None, note)
 
     async def input(self, name: str, request: InputRequest) -> Execution:
         """Answer the input() an execution waits in."""

@@ -51,9 +51,11 @@ class HostUnreachable(Struct, frozen=True):
 
 
 class HostGone(Struct, frozen=True):
-    """The host is dead, and all it left behind has been read. It had begun every id up to `last_taken`."""
+    """The host is dead, and all it left behind has been read. It had begun every id up to `last_taken`; `is_saved`:
+    its whole state is in a checkpoint."""
 
     last_taken: int
+    is_saved: bool = False
 
 
 class InputAsked(Struct, frozen=True):
@@ -76,6 +78,10 @@ class Withdrawn(Struct, frozen=True):
     id: int
 
 
+class HibernateAsked(Struct, frozen=True):
+    """All of the state is saved: the host shall end until it is needed, unless it is needed now."""
+
+
 class EndAsked(Struct, frozen=True):
     """The host shall end (kill, restart, delete). What is queued was meant for the state that goes with it."""
 
@@ -95,6 +101,7 @@ Event = (
     | InputGiven
     | Ended
     | Withdrawn
+    | HibernateAsked
     | EndAsked
 )
 
@@ -130,15 +137,27 @@ class Died(Struct, frozen=True):
     id: int
 
 
-Effect = StartHost | Begin | Watch | Cancel | Died
+class Hibernate(Struct, frozen=True):
+    """Have the host end; what comes meanwhile is for its successor."""
+
+
+Effect = StartHost | Begin | Watch | Cancel | Died | Hibernate
 
 
 class Session:
     """The state of one session. Built from what the journal knows: its unfinished executions, oldest first, and which
     of them is `running`, as far as that was journalled: its host may have begun it."""
 
-    def __init__(self, unfinished: Iterable[int] = (), *, link: Link = "absent", running: int | None = None) -> None:
+    def __init__(
+        self,
+        unfinished: Iterable[int] = (),
+        *,
+        link: Link = "absent",
+        running: int | None = None,
+        is_asleep: bool = False,
+    ) -> None:
         self.link: Link = link
+        self.is_asleep = is_asleep
         self.queue: deque[int] = deque(id for id in unfinished if id != running)
         self.running = running
         self.waiting = False
@@ -148,7 +167,7 @@ class Session:
     @property
     def state(self) -> SessionState:
         if self.link == "absent":
-            return "dead"
+            return "hibernated" if self.is_asleep else "dead"
         if self.link != "up":
             return self.link
         if self.running is None:
@@ -180,7 +199,7 @@ class Session:
             case StartAsked():
                 return self._start()
             case HostStarted():
-                self.link = "up"
+                self.link, self.is_asleep = "up", False
                 return self._advance()
             case StartFailed():
                 if self.ending:
@@ -193,7 +212,8 @@ class Session:
                 if self.link == "up":
                     self.link = "reconnecting"
                 return []
-            case HostGone(last_taken):
+            case HostGone(last_taken, is_saved):
+                self.is_asleep = is_saved
                 return self._gone(last_taken)
             case InputAsked(id):
                 self.waiting = self.running == id
@@ -207,6 +227,11 @@ class Session:
                     return []
                 self.queue.remove(id)
                 return [Cancel((id,), "user")]
+            case HibernateAsked():
+                if not self.is_ready:
+                    return []
+                self.ending = True
+                return [Hibernate()]
             case EndAsked(reason, successor):
                 return self._end(reason, successor)
             case _:

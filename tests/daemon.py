@@ -126,6 +126,9 @@ class Daemon:
         self.place = place
         self.how = how
         self.env = {**place.env, "PYTHONPATH": str(CHECKOUT), "LOG_LEVEL": "debug", **(env or {})}
+        if "save_interval_ms" not in (settings or {}):
+            # When a session is saved in the background is a matter of time: tests that want it say so.
+            self.env.setdefault("SAVE_INTERVAL_MS", "0")
         self.command = [python, "-W", "default", "-m", "omega_sessiond", *arguments]
         self.log_may_have = log_may_have
         self.socket_path = str(place.runtime_dir / "omega-sessiond" / "api.sock")

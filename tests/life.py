@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 
 from caller import Caller
 from daemon import Daemon, wait_until
@@ -61,6 +63,20 @@ class Life(Caller):
         id = self.begin(name, f"{first}\nopen({str(mark)!r}, 'x').close()\n{command}", **options)
         wait_until(mark.exists, f"{command} runs")
         return id
+
+    def begin_save(self, name: str) -> Thread:
+        """Ask for a save in a thread, and wait until it is being written; whatever comes of it."""
+        asked = Thread(target=self._ask_to_save, args=(name,))
+        asked.start()
+        directory = self.place.state_dir / "sessions" / self.session(name)["id"] / "checkpoints"
+        wait_until(lambda: list(directory.glob("*.new")), "a checkpoint is being written")
+        return asked
+
+    def _ask_to_save(self, name: str) -> None:
+        try:
+            self.call("POST", f"/api/sessions/{name}/save")
+        except (OSError, HTTPException):
+            pass  # the daemon was killed meanwhile
 
     def answers(self) -> bool:
         try:

@@ -1,0 +1,377 @@
+"""The checkpoints of sessions: when one is made, what it is good for, what is lost without it.
+
+Asks hosts to save and to load, and notes what they say; the files are theirs to write and to read, and are only removed
+here. Knows no HTTP and starts no host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from msgspec.structs import replace
+
+from omega_sessiond import paths, usage
+from omega_sessiond.config import Settings
+from omega_sessiond.errors import CannotSave, HostFailed, JournalError, SessionBusy
+from omega_sessiond.host import Host
+from omega_sessiond.journal import Journal
+from omega_sessiond.live import Live, Saving
+from omega_sessiond.messages import Checkpoint, LoadedFrame, Lost, SavedFrame, iso, now
+from omega_sessiond.recorder import Recorder
+from omega_sessiond.shelf import CheckpointRecord
+
+log = logging.getLogger("omega_sessiond.vault")
+
+REST_S = 0.2
+"""A session is idle when no command has come for so long: a fork between two commands of a script would delay the
+second one."""
+
+COST_FACTOR = 20
+"""Saving takes at most this share of the time."""
+
+LOAD_S = 120.0
+"""A process that has not taken up a checkpoint after this is taken for broken."""
+
+COMMANDS_READ = 1000
+"""How many commands are looked through for the names that a loss tells."""
+
+NAMES_TOLD = 100
+
+AUTOMATIC_KEPT = 5
+"""Snapshots of one session that nobody asked for: enough to go back behind a few mistakes."""
+
+
+class Vault:
+    """Those of all sessions. `on_saved` is called when a session's checkpoint has been committed."""
+
+    def __init__(self, settings: Settings, journal: Journal, recorder: Recorder) -> None:
+        self.on_saved: Callable[[Live], None] = lambda live: None
+        self._settings = settings
+        self._journal = journal
+        self._shelf = journal.shelf
+        self._recorder = recorder
+        self._waiting: set[str] = set()
+        self._terms: dict[str, object] = {}
+
+    @property
+    def terms(self) -> dict[str, object]:
+        """What a host is told at each connection."""
+        if not self._terms:
+            found = find_spec("cloudpickle")
+            places = found.submodule_search_locations if found is not None else None
+            self._terms = {
+                "lent": places[0] if places else "",
+                "budget_s": self._settings.save_budget_s,
+                "max_bytes": self._settings.checkpoint_max_bytes,
+            }
+        return self._terms
+
+    # ---- what is saved ----
+
+    def current(self, live: Live) -> CheckpointRecord | None:
+        """The checkpoint that the session's next process takes up."""
+        id = live.record.keep.checkpoint_id
+        if id is None:
+            return None
+        if live.checkpoint is None or live.checkpoint.id != id:
+            live.checkpoint = self._shelf.checkpoint(id)
+        return live.checkpoint
+
+    def view(self, live: Live) -> Checkpoint | None:
+        """As the API shows it; None when nothing was ever saved or tried."""
+        keep, record = live.record.keep, self.current(live)
+        if record is None:
+            if keep.trouble is None:
+                return None
+            return Checkpoint(None, None, None, None, False, False, {}, [], keep.trouble)
+        return Checkpoint(
+            record.id,
+            record.at,
+            record.execution_id,
+            record.size_bytes,
+            record.is_complete,
+            not self._has_changed(live),
+            record.left_out,
+            record.obstacles,
+            keep.trouble,
+        )
+
+    def _has_changed(self, live: Live) -> bool:
+        return max(live.taken, live.session.running or 0) > live.record.keep.covers
+
+    def is_whole(self, live: Live) -> bool:
+        """Whether the checkpoint stands for the session as it is now."""
+        record = self.current(live)
+        return record is not None and record.is_complete and not self._has_changed(live)
+
+    # ---- saving in the background ----
+
+    def started(self, live: Live) -> None:
+        """A new process, which has nothing to save before it has run something for a while."""
+        live.tried_of = 0
+        live.next_save_at = asyncio.get_running_loop().time() + self._settings.save_interval_ms / 1000
+        self.touch(live)
+
+    def touch(self, live: Live) -> None:
+        """The session has come to rest: see to it that what changed is saved in due time."""
+        if live.saving is not None or live.host is None or not self._settings.save_interval_ms:
+            return
+        loop = asyncio.get_running_loop()
+        live.rested_at = loop.time()
+        if live.save_timer is None and max(live.record.keep.covers, live.tried_of) < live.taken:
+            self._arm(live, max(live.next_save_at, live.rested_at + REST_S))
+
+    def _arm(self, live: Live, at: float) -> None:
+        self._waiting.add(live.record.id)
+        live.save_timer = asyncio.get_running_loop().call_at(at, self._due, live)
+
+    def _due(self, live: Live) -> None:
+        live.save_timer = None
+        self._waiting.discard(live.record.id)
+        if live.is_deleted or not live.session.is_ready or live.host is None or live.saving is not None:
+            return  # it is touched again when it comes to rest
+        earliest = live.rested_at + REST_S
+        if asyncio.get_running_loop().time() < earliest:
+            self._arm(live, earliest)
+            return
+        trouble = self._refusal(live, live.host)
+        if trouble is None:
+            self._begin(live, live.host)
+        else:
+            live.tried_of = live.taken
+            self._note(live, trouble)
+
+    def _note(self, live: Live, trouble: str) -> None:
+        if live.record.keep.trouble != trouble:
+            try:
+                self._recorder.update(live, keep=replace(live.record.keep, trouble=trouble))
+            except JournalError as error:
+                log.error("session %s: %s", live.record.name, error.message)
+
+    def _refusal(self, live: Live, host: Host) -> str | None:
+        """Why this host cannot be asked to save just now."""
+        if host.hello is None or "save" not in host.hello.features:
+            return f"engine {live.record.engine} cannot be saved in this process"
+        limit = live.record.limits.memory_bytes
+        if limit is not None:
+            used = usage.sample(host.pid).memory_bytes
+            if used is not None and 2 * used > limit:
+                return f"saving could need twice its memory ({used} bytes), which its limit of {limit} does not allow"
+        return None
+
+    def _begin(self, live: Live, host: Host) -> Saving:
+        live.saving = Saving(os.urandom(6).hex(), asyncio.get_running_loop().create_future())
+        live.tried_of = live.taken
+        self._waiting.add(live.record.id)
+        host.save(live.saving.id)
+        return live.saving
+
+    async def save(self, live: Live) -> None:
+        """Save now. Raises SessionBusy, CannotSave with the reason, HostFailed."""
+        name = live.record.name
+        while live.saving is not None:
+            await asyncio.wait([live.saving.done])
+        host = live.host
+        if host is None and live.session.link == "absent":
+            if live.record.keep.checkpoint_id is None:
+                raise CannotSave(f"Session '{name}' has no process and no checkpoint")
+            return
+        if host is None or not live.session.is_at_rest:
+            raise SessionBusy(f"Session '{name}' is {live.session.state}")
+        trouble = self._refusal(live, host)
+        if trouble is None:
+            trouble = await self._begin(live, host).done
+        if trouble is not None:
+            raise CannotSave(f"Session '{name}' cannot be saved: {trouble}")
+
+    def unreachable(self, live: Live) -> None:
+        """Nobody knows whether the host has heard of a save that we asked for; one that is done will be told."""
+        self._ended(live, None, "the connection to its process was lost")
+        if live.loading is not None and not live.loading.done():
+            live.loading.set_result(None)
+
+    def _ended(self, live: Live, id: str | None, trouble: str | None) -> None:
+        saving = live.saving
+        if saving is not None and id in (None, saving.id):
+            live.saving = None
+            self._waiting.discard(live.record.id)
+            if not saving.done.done():
+                saving.done.set_result(trouble)
+
+    # ---- what hosts say ----
+
+    def record(self, live: Live, frame: SavedFrame | LoadedFrame) -> None:
+        """Note what a host has said; the caller opens the transaction."""
+        keep = live.record.keep
+        if isinstance(frame, LoadedFrame):
+            if frame.id == keep.waking_from:
+                self._record_load(live, frame)
+        elif frame.reason is not None:
+            self._recorder.update(live, keep=replace(keep, trouble=frame.reason))
+        elif not live.is_replaced:
+            self._shelf.add(
+                CheckpointRecord(
+                    frame.id,
+                    live.record.id,
+                    iso(frame.at),
+                    frame.execution_id,
+                    frame.size,
+                    frame.sha256,
+                    frame.variables,
+                    frame.left_out,
+                    frame.obstacles,
+                )
+            )
+            covers = max(keep.covers, frame.execution_id)
+            self._recorder.update(live, keep=replace(keep, checkpoint_id=frame.id, covers=covers, trouble=None))
+            self._shelf.clear(live.record.id, frame.id)
+
+    def _record_load(self, live: Live, frame: LoadedFrame) -> None:
+        keep, lost = live.record.keep, live.record.lost
+        before = [] if lost is None else [lost.reason]
+        if frame.reason is None:
+            keep = replace(keep, waking_from=None, resumed_from=frame.id)
+            if frame.lost:
+                names = lost.variables if lost is not None and isinstance(lost.variables, list) else []
+                why = [f"{name}: {reason}" for name, reason in sorted(frame.lost.items())[:NAMES_TOLD]]
+                lost = Lost(sorted({*names, *frame.lost}), "; ".join([*before, *why]))
+        else:
+            # The file stays, under a name: what hinders it may pass.
+            name = self._keep(live, frame.id, "refused", "not loaded", frame.reason)
+            keep = replace(keep, waking_from=None, resumed_from=None, checkpoint_id=None, trouble=frame.reason)
+            refusal = f"the checkpoint was not loaded and is kept as snapshot {name}: {frame.reason}"
+            lost = Lost("all", "; ".join([*before, refusal]))
+        self._recorder.update(live, keep=keep, lost=lost)
+
+    def heard(self, live: Live, frame: SavedFrame | LoadedFrame) -> None:
+        """What a host has said is committed."""
+        if isinstance(frame, LoadedFrame):
+            if live.loading is not None and not live.loading.done():
+                live.loading.set_result(None)
+            return
+        cost_s = frame.duration_ms / 1000
+        pause_s = max(self._settings.save_interval_ms / 1000, COST_FACTOR * cost_s)
+        live.next_save_at = asyncio.get_running_loop().time() + pause_s
+        self._ended(live, frame.id, frame.reason)
+        self.sweep(live)
+        if frame.reason is not None:
+            log.info("session %s: not saved: %s", live.record.name, frame.reason)
+        self.touch(live)
+        self.on_saved(live)
+
+    def sweep(self, live: Live) -> None:
+        """Remove the files of checkpoints that nobody knows; not while one is being written."""
+        if live.saving is not None:
+            return
+        directory = paths.checkpoints_dir(self._settings.state_dir, live.record.id)
+        try:
+            known = self._shelf.ids(live.record.id)
+            unknown = [name for name in os.listdir(directory) if name not in known]
+        except (FileNotFoundError, JournalError):
+            return
+        for name in unknown:
+            remove(f"{directory}/{name}")
+
+    # ---- waking ----
+
+    def waking(self, live: Live) -> str | None:
+        """The checkpoint that a new host is to take up."""
+        return None if self.current(live) is None else live.record.keep.checkpoint_id
+
+    async def wake(self, live: Live, host: Host) -> None:
+        """Have the host take up what it is to take up, unless it has told of that already. Raises HostFailed."""
+        id = live.record.keep.waking_from
+        record = None if id is None else self._shelf.checkpoint(id)
+        if id is None or record is None:
+            return
+        live.loading = asyncio.get_running_loop().create_future()
+        host.load(id, record.sha256)
+        try:
+            async with asyncio.timeout(LOAD_S):
+                await live.loading  # also when the connection ends, as it does when the process does
+        except TimeoutError:
+            pass
+        finally:
+            live.loading = None
+        if live.record.keep.waking_from is not None:
+            how = "ended" if host.process.exit is not None else "did not get through"
+            raise HostFailed(
+                f"its process {how} while it loaded checkpoint {id}",
+                hint="'omegactl restart' starts afresh and keeps the checkpoint as a snapshot.",
+            )
+
+    # ---- giving up ----
+
+    def give_up(self, live: Live, why: str) -> str | None:
+        """The session's state is to be replaced: what is saved of it stays as a snapshot; its name. What its process
+        may still save does not count."""
+        keep = live.record.keep
+        name = None
+        live.is_replaced = live.host is not None
+        if keep.checkpoint_id is not None:
+            with self._journal.atomic():
+                name = self._keep(live, keep.checkpoint_id, f"before-{why}", why)
+                self._recorder.update(live, keep=replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False))
+        return name
+
+    def _keep(self, live: Live, checkpoint_id: str, stem: str, why: str, note: str = "") -> str:
+        """Have a checkpoint stay although nobody asked for it: of such ones the newest stay."""
+        name = f"{stem}-{checkpoint_id}"
+        if self._shelf.snapshot(live.record.id, name) is None:
+            self._shelf.add_snapshot(live.record.id, checkpoint_id, name, now(), note, automatic=why)
+        self._shelf.forget_automatic(live.record.id, AUTOMATIC_KEPT)
+        return name
+
+    # ---- losses ----
+
+    def loss(self, live: Live, reason: str) -> Lost | None:
+        """What is lost with a process that is gone, but for what its checkpoint holds."""
+        record = self.current(live)
+        if record is None:
+            return Lost("all", reason)
+        rows = self._journal.executions(live.record.id, live.record.keep.covers, COMMANDS_READ)
+        later = [row for row in rows if row.started_at is not None]
+        names = set(record.left_out) - {"…"}
+        told = [reason]
+        if later:
+            from omega_sessiond.changes import touched  # the grammar of Python is needed for a loss alone
+
+            names |= set().union(*(touched(row.command) for row in later))
+            first, last = later[0].id, later[-1].id
+            span = f"command {first}" if first == last else f"commands {first} to {last}"
+            told.append(f"{span} ran after the checkpoint")
+        if record.obstacles:
+            told.append("gone with it: " + ", ".join(record.obstacles))
+        if not names and len(told) == 1:
+            return None
+        return Lost(sorted(names)[:NAMES_TOLD], "; ".join(told))
+
+    # ---- life ----
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is unsaved that could be saved."""
+        return not self._waiting
+
+    def forget(self, live: Live) -> None:
+        """The session is gone, or this daemon lets go of it."""
+        if live.save_timer is not None:
+            live.save_timer.cancel()
+            live.save_timer = None
+        self.unreachable(live)
+        self._waiting.discard(live.record.id)
+
+
+def remove(place: str) -> None:
+    """Away with a checkpoint's directory, as far as that can be done."""
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                os.unlink(entry.path)
+        os.rmdir(place)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", place, error.strerror)
