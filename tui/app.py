@@ -25,7 +25,8 @@ from textual.timer import Timer
 from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import OmegaError
 from omega_sessiond.target import Target
-from tui import deeds, past, scopelog
+from omega_sessiond.terminal import one_line
+from tui import deeds, past, pictures, scopelog
 from tui.actions import ACTIONS, BY_ID, Action, shown_keys
 from tui.errands import Errands
 from tui.feed import Feed, Hello, Listing, Standing
@@ -40,7 +41,7 @@ from tui.screens.live import LiveScreen
 from tui.screens.main import Main
 from tui.screens.service import ServiceScreen
 from tui.table import shown_age
-from tui.tape import Tape
+from tui.tape import PICTURE_ROWS, Picture, Tape
 from tui.text import LastFilter, cell
 from tui.themes import DARK, LIGHT
 
@@ -57,6 +58,9 @@ SAMPLE_S = 2.0
 """How often the sessions on the screen are asked what they use."""
 
 COMMANDS_KEPT = 500
+
+PICTURE_COLUMNS = 64
+"""A square picture of 16 rows has half as many; a wide one is worth a pane's width."""
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -180,6 +184,7 @@ class Dashboard(App[int]):
 
     def publish(self) -> None:
         """Tell the screens what has changed."""
+        self._draw_pictures()
         changed, came_or_went = self.model.take_changes()
         if changed or came_or_went:
             for screen in self.screen_stack:
@@ -309,9 +314,34 @@ class Dashboard(App[int]):
         self.run_worker(load(), exit_on_error=False)
 
     def _show_tape(self, id: str) -> None:
+        self._draw_pictures()
         for screen in self.screen_stack:
             if isinstance(screen, (Main, Console)) and screen.is_mounted:
                 screen.detail.take({id})
+
+    # ---- pictures ----
+
+    def _draw_pictures(self) -> None:
+        """Fetch and draw what transcripts have room for and do not show yet."""
+        for id, tape in self.model.tapes.items():
+            for picture in tape.take_pictures():
+                self.run_worker(self._draw_picture(id, tape, picture), exit_on_error=False)
+
+    async def _draw_picture(self, id: str, tape: Tape, picture: Picture) -> None:
+        palette: pictures.Palette = "ascii" if self.glyphs.is_ascii else "shades" if self.no_color else "colors"
+
+        def draw(client: Client) -> list[str]:
+            if picture.size_bytes > pictures.MAX_BYTES:
+                raise pictures.PictureRefused("The picture is too large to be shown here")
+            png = client.download(picture.href)
+            return pictures.lines(pictures.half_blocks(png, PICTURE_COLUMNS, PICTURE_ROWS, palette=palette))
+
+        try:
+            rows = await self.errands.run(draw)
+        except OmegaError as error:
+            rows = [f"({one_line(error.message)})"]
+        tape.draw(picture, rows)
+        self._show_tape(id)
 
     # ---- what actions and widgets ask for ----
 

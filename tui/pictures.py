@@ -12,7 +12,8 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from rich.color import Color
+from rich.color import Color, ColorSystem
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
@@ -55,6 +56,18 @@ def half_blocks(png: bytes, width: int, height: int, *, palette: Palette = "colo
         raise PictureRefused("There is no room for a picture", hint="Make the terminal larger.")
     picture = _unpacked(png, width, 2 * height)
     return _colored(picture) if palette == "colors" else _shaded(picture, SHADES[palette])
+
+
+def lines(drawn: Text) -> list[str]:
+    """What was drawn as lines that `tui.text.line` draws again: colours as sequences, and no others."""
+    console = Console(color_system="truecolor", width=drawn.cell_len + 1)
+    return [
+        "".join(
+            segment.style.render(segment.text, color_system=ColorSystem.TRUECOLOR) if segment.style else segment.text
+            for segment in row.render(console)
+        )
+        for row in drawn.split("\n")
+    ]
 
 
 def _unpacked(png: bytes, columns: int, rows: int) -> Image:

@@ -1,7 +1,8 @@
 """A session's transcript as lines: commands, what they print, how they end. A bounded ring that grows at both ends.
 
-Events of the feed go in, in order; older executions, as the journal has them, go in before. Text is kept as it came:
-who shows it makes it safe. Knows no Textual and does no I/O.
+Events of the feed go in, in order; older executions, as the journal has them, go in before. Text is made safe when it
+comes in: of what a terminal obeys a line has colours and tabs. Pictures get their room here and are drawn by others.
+Knows no Textual and does no I/O.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from omega_sessiond.terminal import plain
+from omega_sessiond import filetypes
+from omega_sessiond.screen import size
+from omega_sessiond.terminal import plain, sanitize
 from tui.text import OutputLines
 
 MAX_LINES = 10_000
@@ -21,8 +24,13 @@ TRIMMED_LINES = 1_000
 LINE_CHARS = 4_000
 """Shown of a line. One that is longer is data that nobody reads as a line."""
 
+PNG = "image/png"
+
 Json = dict[str, Any]
-Kind = Literal["command", "more", "output", "answer", "ok", "warning", "error", "rule"]
+Kind = Literal["command", "more", "output", "answer", "picture", "ok", "warning", "error", "rule"]
+
+PICTURE_ROWS = 16
+"""Lines kept free for a picture, whatever its shape: lines that came later must not move when it is there."""
 
 
 class Line(NamedTuple):
@@ -31,6 +39,14 @@ class Line(NamedTuple):
     kind: Kind
     text: str
     execution_id: int = 0
+
+
+class Picture(NamedTuple):
+    """A picture that somebody has to fetch: `number` is the first of its lines."""
+
+    number: int
+    href: str
+    size_bytes: int
 
 
 class Past(NamedTuple):
@@ -63,6 +79,8 @@ class Tape:
         self._is_open = False
         self._ended: set[int] = set()
         self._bound = MAX_LINES
+        self._pictures: list[Picture] = []
+        self._parts: list[Json] = []
 
     @property
     def end(self) -> int:
@@ -92,6 +110,44 @@ class Tape:
                 found[-1] += "\n" + line.text.partition(". ")[2]
         return [text for at, text in enumerate(found) if at == 0 or found[at - 1] != text]
 
+    # ---- pictures ----
+
+    def take_pictures(self) -> list[Picture]:
+        """Those whose lines are still empty, each once."""
+        taken, self._pictures = self._pictures, []
+        return taken
+
+    def draw(self, picture: Picture, rows: Sequence[str]) -> None:
+        """Fill the lines of a picture, unless they are gone."""
+        for number, row in enumerate(rows[:PICTURE_ROWS], picture.number):
+            if self.first <= number < self.end and (line := self[number]).kind == "picture":
+                self._lines[number - self.first] = line._replace(text=row)
+        self.version += 1
+
+    def _show_part(self, id: int, part: Json) -> None:
+        """Rich data that an execution showed: room for a picture, and how to get whatever it is."""
+        if part["n"] == 0 or (self._parts and self._parts[0]["id"] != id):
+            self._parts.clear()
+        self._parts.append({**part, "id": id})
+        if part["mime"] != PNG and any(
+            other["mime"] == PNG and other["bundle"] == part["bundle"] for other in self._parts
+        ):
+            return  # it is the picture in another form
+        self._close()
+        if part["mime"] == PNG and "href" in part:
+            self._extend([Line("picture", "", id)] * PICTURE_ROWS)
+            self._pictures.append(Picture(self.end - PICTURE_ROWS, part["href"], part["size_bytes"]))
+        self._add(Line("rule", f"── {self._how_to_get(id, part)} ──", id))
+
+    def _how_to_get(self, id: int, part: Json) -> str:
+        if "href" not in part:
+            return f"{part['mime']}: omitted, {part['omitted']}"
+        is_only = [other["mime"] for other in self._parts].count(part["mime"]) == 1
+        which = "" if is_only else f" --data {part['n']}"
+        stem, number = ("plot" if part["mime"] == PNG else "data"), "" if is_only else f"-{part['n']}"
+        file = f"{stem}{number}{filetypes.extension(part['mime'])}"
+        return f"{part['mime']} {size(part['size_bytes'])}: omegactl output {id}{which} --save {file}"
+
     # ---- from the journal ----
 
     def load(self, past: Sequence[Past], *, has_older: bool) -> None:
@@ -102,6 +158,7 @@ class Tape:
         self._running = None
         self._close()
         self._commands.clear()
+        self._pictures.clear()
         self._ended = {item.execution["id"] for item in past if item.execution["status"] not in UNFINISHED}
         for before, item in zip((None, *past), past, strict=False):
             count = item.execution["execution_count"]
@@ -125,6 +182,7 @@ class Tape:
         self._bound = min(self._bound + len(before), 10 * MAX_LINES)  # what was asked for is not trimmed at once
         self._lines[:0] = before._lines
         self.first -= len(before)
+        self._pictures += [picture._replace(number=picture.number + self.first) for picture in before._pictures]
         self.oldest_id, self.has_older = before.oldest_id, has_older
         self.version += 1
         return len(before)
@@ -144,7 +202,14 @@ class Tape:
         if item.omitted_bytes:
             self._add(Line("rule", f"── {item.omitted_bytes} bytes before this: omegactl output {id} ──", id))
         self._offset = item.end
-        self._write(item.output, id)
+        output, at = item.output.encode(), 0
+        for part in execution["data"] or ():
+            # Where it was shown, among the output that is here.
+            cut = min(max(part["offset"] - (item.end - len(output)), at), len(output))
+            self._write(output[at:cut].decode(errors="replace"), id)
+            self._show_part(id, part)
+            at = cut
+        self._write(output[at:].decode(errors="replace"), id)
         if execution["status"] in UNFINISHED:
             self._running = id
         else:
@@ -167,6 +232,8 @@ class Tape:
                 self._begin(id, self._commands.pop(id, "…"), count + 1 if count else None)
             case "output":
                 self._place(id, event["offset"], event["text"])
+            case "data":
+                self._show_part(id, event["part"])
             case "input_answered":
                 self._answer("(a secret, or end of file)" if event["text"] is None else event["text"], id)
             case "execution_finished":
@@ -259,7 +326,8 @@ class Tape:
         self._is_open = False
 
     def _add(self, line: Line) -> None:
-        self._extend((line,))
+        """A line that is not output: commands, answers and names of types are as untrusted as that."""
+        self._extend((line._replace(text=sanitize(line.text, colors=True)),))
 
     def _extend(self, lines: Iterable[Line]) -> None:
         self._lines.extend(lines)

@@ -132,7 +132,8 @@ class Transcript(Widget, can_focus=True):
         del self._rows[max(known - 1, 0) :]
         total = self._rows[-1] if self._rows else 0
         for line in tape.lines(self._from + len(self._rows), tape.end):
-            total += max(ceil(_cells(line.text) / width), 1)
+            # A picture is cut off where there is no room: wrapped, it would be none.
+            total += 1 if line.kind == "picture" else max(ceil(_cells(line.text) / width), 1)
             self._rows.append(total)
 
     @property
@@ -267,6 +268,8 @@ class Transcript(Widget, can_focus=True):
                     highlight.stylize(text, lexer, prompt, is_dark=self.app.current_theme.dark)
                 text.stylize(self._style("prompt"), 0, prompt)
                 return text
+            case "picture":
+                return drawn_line(line.text)
             case kind:
                 text = drawn_line(line.text)
                 text.stylize_before(self._style(kind))
