@@ -104,6 +104,9 @@ class Site:
             shutil.copy(ECHO, self.base / "echo.py")
             for name in ("home", "state", "config", "run", "run/omega-sessiond"):
                 (self.base / name).mkdir(mode=0o700)
+            settings = self.base / "config" / "omega-sessiond" / "config.toml"
+            settings.parent.mkdir(mode=0o700)
+            settings.write_text(f'python = "{self.python}"\n')
         except BaseException:
             self.close()
             raise

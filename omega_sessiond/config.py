@@ -90,6 +90,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         dict[str, dict[str, Any]],
         _setting("Line REPLs of your own, a table `[engines.NAME]` each: see docs/engines.md."),
     ] = {}
+    fork_server: Annotated[
+        bool,
+        _setting(
+            "Fork new Python sessions from a process that is ready, in a millisecond. false: start each by itself."
+        ),
+    ] = True
+    preload: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$")]],
+        _setting(
+            "Modules that sessions with the default interpreter begin with, such as numpy. One whose import starts "
+            "threads or leaves files open is left out; GET /api/server and omegactl doctor say why."
+        ),
+    ] = []
     idle_exit_s: Annotated[
         float,
         _setting(

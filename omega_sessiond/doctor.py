@@ -211,6 +211,9 @@ def _daemon(target: Target) -> Iterator[Finding]:
             f"the daemon serves {server['state_dir']}, this shell means {target.state_dir} (from {target.origin})",
             f"Set session_dir in {paths.config_file()} and run 'omegactl service restart', or unset SESSION_DIR.",
         )  # fmt: skip
+    refused = {name: why for one in server.get("fork_servers", ()) for name, why in one["refused"].items()}
+    for name, why in refused.items():
+        yield Finding(f"preload {name}", False, why, f"Take it out of preload in {paths.config_file()}.", is_note=True)
     yield Finding("health", health["status"] == "ok", health["detail"] or health["status"], "See: omegactl logs")
 
 

@@ -7,7 +7,6 @@ Knows files and settings; starts nothing and imports nothing of hosts/ or Jupyte
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from omega_sessiond import kernelspecs, presets
+from omega_sessiond.birthplace import base_python
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import EngineUnavailable, InvalidField
 from omega_sessiond.messages import Engine
@@ -86,6 +86,11 @@ class Catalogue:
             self._presets = presets.read(self._settings.engines)
         return self._presets
 
+    def default_python(self) -> str | None:
+        """The interpreter of sessions that name none, where it can be found without their environment."""
+        found = find_program(self._settings.python or base_python(), None)
+        return None if found is None else os.path.abspath(found)
+
     def _python(self, python: str | None, env: dict[str, str]) -> str:
         python = python or self._settings.python or base_python()
         found = find_program(python, env.get("PATH"))
@@ -127,11 +132,6 @@ def _missing_for_kernel(place: str, env: dict[str, str]) -> str | None:
     except kernelspecs.Unusable as reason:
         return str(reason)
     return None
-
-
-def base_python() -> str:
-    """The interpreter behind the daemon's own environment, as if the user had typed python3."""
-    return getattr(sys, "_base_executable", "") or sys.executable
 
 
 def find_program(program: str, search_path: str | None) -> str | None:

@@ -19,12 +19,12 @@ import msgspec
 from msgspec import Struct
 
 from omega_sessiond import eventloop, paths, wire
+from omega_sessiond.birthplace import MAIN
 from omega_sessiond.errors import HostFailed, OmegaError
 from omega_sessiond.link import Link
 from omega_sessiond.messages import Bye, HostFrame, HostHello, Limits, Step, now
+from omega_sessiond.nursery import Birth, Nursery
 from omega_sessiond.process import Exit, Process, boot_id, start_time
-
-MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hosts", "main.py")
 
 NEAR_LIMIT = 0.9
 """A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
@@ -32,12 +32,6 @@ other kills, higher misses kills that came in one large allocation."""
 
 ASK_SHARE, INTERRUPT_SHARE = 0.3, 0.6
 """When the ladder leaves its first and second rung, as shares of its time. SIGTERM has the rest."""
-
-SCRUBBED = (
-    "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MANAGERPID", "SYSTEMD_EXEC_PID",
-    "MEMORY_PRESSURE_", "OMEGA_",
-)  # fmt: skip
-"""What belongs to the daemon alone, by prefix. Source: sd_listen_fds(3), sd_notify(3), systemd.exec(5)."""
 
 
 class Launch(Struct, frozen=True):
@@ -107,11 +101,6 @@ def left(bye: str) -> str:
     return "ended in order by SIGTERM" if bye == "SIGTERM" else f"left: {bye}"
 
 
-def scrub(environ: dict[str, str]) -> dict[str, str]:
-    """An environment without what was meant for the daemon."""
-    return {name: value for name, value in environ.items() if not name.startswith(SCRUBBED)}
-
-
 def unit_name(name: str, state_dir: str) -> str:
     """The scope of a session. Its name needs no escape: its grammar is within that of unit names (systemd.unit(5)),
     and ':', which it cannot hold, sets off the tag of another state directory."""
@@ -153,41 +142,36 @@ class Host:
     # ---- birth and adoption ----
 
     @classmethod
-    def birth(cls, launch: Launch, state_dir: str, trouble_fd: int, umask: int, limits: Limits) -> Host:
-        """Start the process. The listener is made here, so that it can be connected to at once, and given away.
+    async def birth(
+        cls, launch: Launch, state_dir: str, trouble_fd: int, umask: int, limits: Limits, nursery: Nursery
+    ) -> Host:
+        """Fork the process, or start it. The listener is made here, so that it can be connected to at once, and given
+        away.
 
         Raises HostFailed when the interpreter or the directory cannot be used.
         """
-        path = paths.host_socket(state_dir, launch.session)
-        birth_log = paths.session_dir(state_dir, launch.session) + "/birth.log"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            if os.path.lexists(path):
-                os.unlink(path)
-            os.close(os.open(launch.log, flags, 0o600))
-            output = os.open(birth_log, flags, 0o600)
-        except OSError as error:
-            raise HostFailed(
-                f"Cannot make {error.filename}: {error.strerror}", hint="Make room there, and see that it is writable."
-            ) from None
+        _clear_place(launch, state_dir)
         trouble = os.dup(trouble_fd)  # its own number may be one of the child's three standard ones
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            path = paths.host_socket(state_dir, launch.session)
             listener.bind(path)
             os.chmod(path, 0o600)
             listener.listen(16)
-            file = paths.launch_file(state_dir, launch.session)
-            popen = subprocess.Popen(
-                [*launch.interpreter, MAIN, file, str(listener.fileno()), str(trouble)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=launch.cwd,
+            birth = Birth(
+                interpreter=launch.interpreter,
+                can_be_forked=launch.kind == "python",
                 env=launch.env,
-                pass_fds=(listener.fileno(), trouble),
-                start_new_session=True,
+                launch_file=paths.launch_file(state_dir, launch.session),
+                birth_log=_birth_log(state_dir, launch.session),
+                cwd=launch.cwd,
                 umask=umask,
+                listener=listener.fileno(),
+                trouble=trouble,
             )
+            process = await nursery.fork(birth)
+            if process is None:
+                process = _start(birth)
         except OSError as error:
             what = error.filename or launch.interpreter[0]
             raise HostFailed(
@@ -196,9 +180,6 @@ class Host:
         finally:
             listener.close()
             os.close(trouble)
-            os.close(output)
-        popen.returncode = 0  # from here on the pidfd tells when it ends, and Process reaps it
-        process = Process(popen.pid, start_time(popen.pid), is_child=True)
         return cls(process, launch.session, state_dir, "", limits)
 
     @classmethod
@@ -239,7 +220,7 @@ class Host:
     def birth_trouble(self, state_dir: str) -> str:
         """The last lines a process wrote that ended before it could speak."""
         try:
-            with open(paths.session_dir(state_dir, self.session_id) + "/birth.log", "rb") as stream:
+            with open(_birth_log(state_dir, self.session_id), "rb") as stream:
                 text = stream.read().decode("utf-8", "replace")
         except OSError:
             return ""
@@ -413,6 +394,50 @@ class Host:
         """Let go: the host lives on for the next daemon."""
         self.process.forget()
         self.disconnect()
+
+
+CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _birth_log(state_dir: str, session_id: str) -> str:
+    """Where a process writes until it can speak."""
+    return paths.session_dir(state_dir, session_id) + "/birth.log"
+
+
+def _clear_place(launch: Launch, state_dir: str) -> None:
+    """Remove what an earlier host has left, and begin the new one's log."""
+    try:
+        for path in (paths.host_socket(state_dir, launch.session), _birth_log(state_dir, launch.session)):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+        os.close(os.open(launch.log, CREATED, 0o600))
+    except OSError as error:
+        raise HostFailed(
+            f"Cannot make {error.filename}: {error.strerror}", hint="Make room there, and see that it is writable."
+        ) from None
+
+
+def _start(birth: Birth) -> Process:
+    """The host as a process of its own from the start."""
+    output = os.open(birth.birth_log, CREATED, 0o600)
+    try:
+        popen = subprocess.Popen(
+            [*birth.interpreter, MAIN, birth.launch_file, str(birth.listener), str(birth.trouble)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=birth.cwd,
+            env=birth.env,
+            pass_fds=(birth.listener, birth.trouble),
+            start_new_session=True,
+            umask=birth.umask,
+        )
+    finally:
+        os.close(output)
+    popen.returncode = 0  # from here on the pidfd tells when it ends, and Process reaps it
+    return Process(popen.pid, start_time(popen.pid), is_child=True)
 
 
 async def dismiss(session_id: str, state_dir: str, timeout_s: float) -> None:

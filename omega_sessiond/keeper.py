@@ -44,6 +44,7 @@ from omega_sessiond.messages import (
     Took,
     now,
 )
+from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit, boot_id
 from omega_sessiond.recorder import Recorder
 from omega_sessiond.vault import Vault
@@ -87,6 +88,7 @@ class Keeper:
         self,
         settings: Settings,
         journal: Journal,
+        nursery: Nursery,
         *,
         trouble_fd: int,
         umask: int,
@@ -100,6 +102,7 @@ class Keeper:
         self.is_stopping = False
         self._settings = settings
         self._journal = journal
+        self._nursery = nursery
         self.recorder = Recorder(journal)
         self.vault = Vault(settings, journal, self.recorder)
         self._trouble_fd = trouble_fd
@@ -516,7 +519,9 @@ class Keeper:
             async with self._births:
                 record = live.record
                 launch = Launch.load(paths.launch_file(self._state_dir, record.id))
-                host = Host.birth(launch, self._state_dir, self._trouble_fd, self._umask, record.limits)
+                host = await Host.birth(
+                    launch, self._state_dir, self._trouble_fd, self._umask, record.limits, self._nursery
+                )
                 live.host = host
                 process = host.process
                 kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")

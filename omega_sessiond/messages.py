@@ -382,6 +382,18 @@ class Counts(Struct, frozen=True):
     queued: int
 
 
+class ForkServer(Struct, frozen=True):
+    """A process that new sessions are forked from. `births`: how many it has forked; `preloaded`: the packages its
+    sessions begin with; `refused`: those of the setting that they do not, and why."""
+
+    pid: int
+    python: str
+    state: Literal["loading", "ready"]
+    births: int
+    preloaded: list[str]
+    refused: dict[str, str]
+
+
 class Server(Struct, frozen=True):
     version: str
     pid: int
@@ -392,6 +404,7 @@ class Server(Struct, frozen=True):
     config_file: str
     settings: dict[str, Any]
     counts: Counts
+    fork_servers: list[ForkServer]
 
 
 class Engine(Struct, frozen=True):

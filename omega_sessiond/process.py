@@ -13,6 +13,9 @@ from functools import cache
 
 from msgspec import Struct
 
+TOLD_S = 1.0
+"""How long a dead process's parent may take to tell how it died: it is woken by that death as we are."""
+
 POLL_S = 0.5
 """How often a process is looked at where there are no pidfds: a death is noticed this late at most."""
 
@@ -44,18 +47,28 @@ def start_time(pid: int) -> int:
         return 0
 
 
-class Process:
-    """One process, told from every later one with the same pid. `on_exit` is called once, from the event loop."""
+def exit_of(status: int, peak_bytes: int) -> Exit:
+    """What a wait status says. Source: wait(2)."""
+    code = os.waitstatus_to_exitcode(status)
+    return Exit(None, -code, peak_bytes) if code < 0 else Exit(code, None, peak_bytes)
 
-    def __init__(self, pid: int, started: int, *, is_child: bool) -> None:
+
+class Process:
+    """One process, told from every later one with the same pid. `is_told`: its parent is another than we, who calls
+    `told` with how it ended. `pidfd` is given where it was opened by who knew best."""
+
+    def __init__(self, pid: int, started: int, *, is_child: bool, pidfd: int = -1, is_told: bool = False) -> None:
         self.pid = pid
         self.start_time = started
         self.is_child = is_child
         self.exit: Exit | None = None
+        self._is_told = is_told
+        self._told: Exit | None = None
+        self._has_ended = False
         self._exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._callback: Callable[[Exit], None] | None = None
         self._poll: asyncio.TimerHandle | None = None
-        self._pidfd = self._open()
+        self._pidfd = pidfd if pidfd >= 0 else self._open()
 
     @classmethod
     def find(cls, pid: int, started: int, boot: str) -> Process | None:
@@ -115,12 +128,26 @@ class Process:
             return
         self._poll = asyncio.get_running_loop().call_later(POLL_S, self._look)
 
+    def told(self, exit: Exit) -> None:
+        """How it ended, or will have ended: its parent says so, or can say no more."""
+        if self._told is None:
+            self._told = exit
+            if self._has_ended:
+                self._ended()
+
     def _ended(self) -> None:
         if self.exit is not None:
             return
+        if self._is_told and self._told is None:
+            loop = asyncio.get_running_loop()
+            self._has_ended = True
+            if self._pidfd >= 0:
+                loop.remove_reader(self._pidfd)  # readable from now on
+            self._poll = loop.call_later(TOLD_S, self.told, Exit())
+            return
         # Children the host left in its process group go before its pid can be used again.
         self.signal_group(signal.SIGKILL)
-        self.exit = self._reap(os.WNOHANG) or Exit()
+        self.exit = self._told or self._reap(os.WNOHANG) or Exit()
         callback = self._callback
         self.forget()
         self._exited.set_result(self.exit)
@@ -136,10 +163,16 @@ class Process:
             return None
         if pid == 0:
             return None
-        code = os.waitstatus_to_exitcode(status)
         unit = 1 if os.uname().sysname == "Darwin" else 1024
-        peak = usage.ru_maxrss * unit
-        return Exit(None, -code, peak) if code < 0 else Exit(code, None, peak)
+        return exit_of(status, usage.ru_maxrss * unit)
+
+    def kill(self) -> None:
+        """SIGKILL to the process alone."""
+        if self.exit is None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # reaped by another
 
     def signal_group(self, signum: int) -> bool:
         """Send a signal to the process group that this process leads; False when it is gone."""

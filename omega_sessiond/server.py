@@ -1,4 +1,5 @@
-"""The daemon's life: how it was started, what it listens on, when it leaves. `main` is the command omega-sessiond.
+"""The daemon's life: how it was started, what it listens on, when it leaves. `main` is the command omega-sessiond,
+behind what __main__ does first.
 
 Wires the parts and owns the event loop. What requests do is the service's.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from omega_sessiond import access, config, log, paths
+from omega_sessiond.birthplace import Started
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import ConfigError, InternalError, OmegaError, RuntimeDirError
 from omega_sessiond.eventloop import Loop
@@ -61,8 +63,9 @@ USUAL_UMASK = 0o022
 class Start:
     """How this process was started and what it was given. Raises OmegaError when it must not run."""
 
-    def __init__(self, settings: Settings, *, with_tcp: bool) -> None:
+    def __init__(self, settings: Settings, *, with_tcp: bool, first_fork_server: Started | None) -> None:
         self.settings = settings
+        self.first_fork_server = first_fork_server
         self.notifier = Notifier()
         self.api_socket: ApiSocket | None = None
         state_dir = settings.state_dir
@@ -159,6 +162,7 @@ class Daemon:
             nofile=start.nofile,
             umask=start.umask,
             dies_with_its_unit=start.dies_with_its_unit,
+            first_fork_server=start.first_fork_server,
         )
         self._front = Frontend(self._service, RouteTable(), settings)
         self._hub = self._front.hub
@@ -295,9 +299,9 @@ class Daemon:
             self._watchdog = self._loop.call_later(self._notifier.watchdog_s / 2, self._tell_watchdog)
 
 
-def serve(settings: Settings, *, with_tcp: bool) -> None:
+def serve(settings: Settings, *, with_tcp: bool, first_fork_server: Started | None) -> None:
     """Run the daemon until it leaves. Raises OmegaError when it cannot begin."""
-    start = Start(settings, with_tcp=with_tcp)
+    start = Start(settings, with_tcp=with_tcp, first_fork_server=first_fork_server)
     try:
         journal = Journal.open(paths.journal_file(settings.state_dir))
         try:
@@ -317,9 +321,9 @@ async def _run(start: Start, journal: Journal) -> None:
     await Daemon(start, journal).run()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command. Exit status: 0 it left as it should, 2 wrong usage or settings, 3 directories, 5 already running,
-    125 the journal or a defect."""
+def main(argv: list[str] | None = None, *, first: Started | None = None) -> int:
+    """The command; `first` is the fork server that was started before us. Exit status: 0 it left as it should, 2 wrong
+    usage or settings, 3 directories, 5 already running, 125 the journal or a defect."""
     faulthandler.enable()
     arguments = sys.argv[1:] if argv is None else argv
     with_tcp = False
@@ -333,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = config.load()
         log.set_up(settings.log_level)
-        serve(settings, with_tcp=with_tcp)
+        serve(settings, with_tcp=with_tcp, first_fork_server=first)
     except OmegaError as error:
         return _cannot_start(error)
     except OSError as error:

@@ -16,9 +16,9 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from omega_sessiond import __version__, paths, usage, views
-from omega_sessiond import host as hosts
+from omega_sessiond import __version__, birthplace, paths, usage, views
 from omega_sessiond import session as decide
+from omega_sessiond.birthplace import Started
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.engines import Catalogue
@@ -76,6 +76,7 @@ from omega_sessiond.messages import (
     now,
 )
 from omega_sessiond.messages import Session as SessionView
+from omega_sessiond.nursery import Nursery
 from omega_sessiond.parts import PartRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
@@ -98,6 +99,7 @@ class Service:
         nofile: tuple[int, int] | None = None,
         umask: int = 0o022,
         dies_with_its_unit: bool = False,
+        first_fork_server: Started | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -106,14 +108,26 @@ class Service:
         self._nofile = nofile
         self._state_dir = settings.state_dir
         self._started_at = now()
+        self._first_fork_server = first_fork_server
+        self._nursery = Nursery(
+            is_wanted=settings.fork_server,
+            default_python=self._engines.default_python(),
+            packages=settings.preload,
+        )
         self._keeper = Keeper(
-            settings, journal, trouble_fd=trouble_fd, umask=umask, dies_with_its_unit=dies_with_its_unit
+            settings,
+            journal,
+            self._nursery,
+            trouble_fd=trouble_fd,
+            umask=umask,
+            dies_with_its_unit=dies_with_its_unit,
         )
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
         self.states = States(self._keeper, self._find, self._view)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
+        self._nursery.start(self._first_fork_server)
         self._keeper.start()
         self._retention.start()
 
@@ -121,6 +135,7 @@ class Service:
         """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
         self._retention.stop()
         await self._keeper.stop()
+        self._nursery.close()
 
     @property
     def is_quiet(self) -> bool:
@@ -216,7 +231,7 @@ class Service:
     def _create(self, name: str, options: CreateOptions) -> Live:
         self._refuse_when_stopping()
         _check_name(name)
-        env = hosts.scrub(dict(os.environ)) if options.env is None else options.env
+        env = birthplace.scrub(dict(os.environ)) if options.env is None else options.env
         resolved = self._engines.resolve(options.engine, options.python, env)
         cwd = options.cwd or env.get("HOME") or paths.home()
         if not os.path.isdir(cwd):
@@ -665,6 +680,7 @@ class Service:
             config_file=paths.config_file(),
             settings=msgspec.structs.asdict(self._settings),
             counts=counts,
+            fork_servers=self._nursery.views(),
         )
 
     def engines(self) -> list[Engine]:

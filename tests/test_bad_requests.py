@@ -567,7 +567,7 @@ def test_another_user_is_refused(place: Place) -> None:
 
 def test_many_bad_clients_leave_no_descriptor(place: Place) -> None:
     """Refused, broken and vanished connections all give their descriptor back."""
-    with Daemon(place) as daemon:
+    with Daemon(place, settings={"fork_server": False}) as daemon:
         daemon.get("/api/health")
         descriptors = Path(f"/proc/{daemon.pid}/fd")
         before = len(list(descriptors.iterdir()))

@@ -363,7 +363,7 @@ def test_no_connection_is_lost_when_it_leaves(place: Place) -> None:
     """Clients that come again and again while activated daemons leave for idleness all get their answer."""
     with Daemon(place, how="systemd", settings={"idle_exit_s": 0.05}) as daemon:
         lives = _answer_everyone(daemon, clients=8, for_s=6.0)
-        assert lives > 5, "the daemon hardly ever left: nothing was tried"
+        assert lives > 2, "the daemon hardly ever left: nothing was tried"
 
 
 def _answer_everyone(daemon: Daemon, *, clients: int, for_s: float) -> int:
@@ -471,7 +471,7 @@ def _memory(pid: int) -> int:
 
 def test_client_that_leaves_ends_its_stream(place: Place) -> None:
     """A follower that goes away is noticed without any event, and its descriptor is closed."""
-    with Daemon(place) as daemon:
+    with Daemon(place, settings={"fork_server": False}) as daemon:
         daemon.get("/api/health")
         descriptors = Path(f"/proc/{daemon.pid}/fd")
         before = len(list(descriptors.iterdir()))

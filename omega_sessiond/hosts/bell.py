@@ -11,6 +11,10 @@ class Bell:
     """A pipe in which a byte means "look around". Rings before anybody waits are not lost."""
 
     def __init__(self) -> None:
+        self._out = self._in = -1
+
+    def open(self) -> None:
+        """Hang it up: before that it cannot be heard."""
         self._out, self._in = os.pipe()
         os.set_blocking(self._in, False)
 

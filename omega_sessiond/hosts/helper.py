@@ -73,12 +73,12 @@ class Desk(Protocol):
 class Helper:
     """Runs `_turn` in a thread of its own until stopped; may be stopped and started any number of times."""
 
-    def __init__(self, host: Desk, listener: _socket.socket, bell: Bell) -> None:
+    def __init__(self, host: Desk, bell: Bell) -> None:
         self.bell = bell
         self.control: Optional[Connection] = None
         self._host = host
         self._output: Output = host.output
-        self._listener = listener
+        self._listener: _socket.socket
         self._uid = os.getuid()  # of those who may speak to it, whoever the session's code becomes
         self._strangers: Dict[int, Tuple[Connection, float]] = {}
         self._main_thread = get_ident()
@@ -91,6 +91,10 @@ class Helper:
         self._done: Any = None
 
     # ---- life ----
+
+    def listen(self, listener: _socket.socket) -> None:
+        """Meet daemons here."""
+        self._listener = listener
 
     def start(self) -> bool:
         """Start the thread, if it does not run; False when there is no room for one (a limit on tasks)."""

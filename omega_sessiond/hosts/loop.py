@@ -55,28 +55,19 @@ class Question:
 class Host:
     """One session's process. `serve` returns only in a forked child."""
 
-    def __init__(
-        self,
-        session: str,
-        log: str,
-        listener: int,
-        trouble: int,
-        head_bytes: int,
-        tail_bytes: int,
-        data_bytes: int,
-    ) -> None:
-        self.session = session
+    def __init__(self) -> None:
+        self.session = ""
         self.running = 0
         self.last_taken = 0
         self.forked = False
-        self._trouble = trouble
+        self._trouble = 2
         self._main_thread = get_ident()
         self._bell = Bell()
         helper_bell = Bell()
-        self.outbox = Outbox(log, self.report, self._retire)
-        self.output = Output(self.outbox, head_bytes, tail_bytes, data_bytes, helper_bell, self._bell)
-        self.helper = Helper(self, _socket.socket(fileno=listener), helper_bell)
-        self.saves = Saves(self, os.path.join(os.path.dirname(log), "checkpoints"))
+        self.outbox = Outbox(self.report, self._retire)
+        self.output = Output(self.outbox, helper_bell, self._bell)
+        self.helper = Helper(self, helper_bell)
+        self.saves = Saves(self)
         self.count = 0
         self._engine: Engine
         self._have = 0
@@ -119,6 +110,26 @@ class Host:
         self._leaving = reason
 
     # ---- life ----
+
+    def take(
+        self,
+        session: str,
+        log: str,
+        listener: int,
+        trouble: int,
+        head_bytes: int,
+        tail_bytes: int,
+        data_bytes: int,
+    ) -> None:
+        """Be the host of this session: with its log, its listener, and the bounds of its output."""
+        self.session = session
+        self._trouble = trouble
+        self._bell.open()
+        self.helper.bell.open()
+        self.outbox.open(log)
+        self.output.bound(head_bytes, tail_bytes, data_bytes)
+        self.helper.listen(_socket.socket(fileno=listener))
+        self.saves.directory = os.path.join(os.path.dirname(log), "checkpoints")
 
     def start(self, engine: Engine) -> None:
         """Take over descriptors 1 and 2 and the signals, and begin to listen."""

@@ -1,4 +1,5 @@
-"""The entry of a host process, started by path: PYTHON main.py LAUNCH_FILE LISTEN_FD TROUBLE_FD.
+"""The entry of a host process, started by path: PYTHON main.py LAUNCH_FILE LISTEN_FD TROUBLE_FD. Started with
+--fork-server CONNECTION_FD, it waits until a host is wanted, and each time a fork of it goes on as that host.
 
 Runs in the user's interpreter, so it hides itself: its directory leaves sys.path, its modules leave sys.modules, and
 `__main__` becomes the user's. Everything the host needs is imported here, for an upgrade replaces the files under it.
@@ -24,13 +25,15 @@ KINDS = ("python", "lines", "jupyter")
 """Of engines: the names of their modules here."""
 
 EXIT_USAGE = 2
+FORK_SERVER = "--fork-server"
 DATA_BYTES = 64 * 1024 * 1024
 """Of one execution's rich results, where a launch file of before there were any does not say."""
 
 
-def load_package(kind: str) -> tuple[Any, Any]:
+def load_package(kind: str, *, with_fork_server: bool = False) -> tuple[Any, Any, Any]:
     """Import the host's modules without a trace: the user's own `import omega_sessiond` is the user's. Returns the
-    host's loop and what makes an engine of this kind of the host and its options; no other kind's code is loaded."""
+    host's loop, what makes an engine of this kind of the host and its options (no other kind's code is loaded), and
+    the fork server's module if that is wanted."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     spec = spec_from_file_location(PACKAGE, os.path.join(root, "__init__.py"), submodule_search_locations=[root])
     assert spec is not None and spec.loader is not None
@@ -41,9 +44,15 @@ def load_package(kind: str) -> tuple[Any, Any]:
     from omega_sessiond.hosts import border, loop
 
     engine = import_module("omega_sessiond.hosts." + kind)
+    forkserver: Any = None
+    if with_fork_server:
+        before = set(sys.modules)
+        forkserver = import_module("omega_sessiond.hosts.forkserver")
+        for name in set(sys.modules) - before - {forkserver.__name__}:
+            del sys.modules[name]  # what it alone needs is seen in no session
     names = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
     border.own([sys.modules.pop(name) for name in names] + [sys.modules["__main__"]])
-    return loop, engine.make
+    return loop, engine.make, forkserver
 
 
 def main(arguments: list[str]) -> int:
@@ -51,25 +60,36 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 3:
         sys.stderr.write("usage: main.py LAUNCH_FILE LISTEN_FD TROUBLE_FD\n")
         return EXIT_USAGE
-    with open(arguments[0], encoding="utf-8") as file:
-        launch = json.load(file)
-    listener = int(arguments[1])
-    os.set_inheritable(listener, False)
-    trouble = os.dup(int(arguments[2]))  # not inheritable, and no descriptor that is about to be replaced
-    if int(arguments[2]) > 2:
-        os.close(int(arguments[2]))
-    kind = launch.get("kind", "python")
-    if kind not in KINDS:
-        sys.stderr.write("no engine of kind %r in this host\n" % kind)
-        return EXIT_USAGE
-    loop, make = load_package(kind)
+    if arguments[0] == FORK_SERVER:
+        kind = "python"
+        loop, make, forkserver = load_package(kind, with_fork_server=True)
+        server = forkserver.ForkServer(int(arguments[1]))
+        server.begin()
+        host = loop.Host()  # made here, they take no memory of the children's own
+        engine = make(host, {})
+        birth = server.serve()  # returns in a child alone, which is a session's
+        launch, listener, trouble = birth.launch, birth.listener, birth.trouble
+    else:
+        with open(arguments[0], encoding="utf-8") as file:
+            launch = json.load(file)
+        listener = int(arguments[1])
+        os.set_inheritable(listener, False)
+        trouble = os.dup(int(arguments[2]))  # not inheritable, and no descriptor that is about to be replaced
+        if int(arguments[2]) > 2:
+            os.close(int(arguments[2]))
+        kind = launch.get("kind", "python")
+        if kind not in KINDS:
+            sys.stderr.write("no engine of kind %r in this host\n" % kind)
+            return EXIT_USAGE
+        loop, make, _ = load_package(kind)
+        host, engine = loop.Host(), None
     restore_limit(launch.get("nofile"))
     sys.argv = [""]
     bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
-    host = loop.Host(launch["session"], launch["log"], listener, trouble, *bounds)
+    host.take(launch["session"], launch["log"], listener, trouble, *bounds)
     if kind != "python":  # whose code may want this for its own event loop
         host.bell.ring_at_signals()
-    host.start(make(host, launch.get("options", {})))
+    host.start(make(host, launch.get("options", {})) if engine is None else engine)
     if _HAS_SCRIPT_DIRECTORY and kind == "python":
         sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it
     try:

@@ -89,7 +89,7 @@ class Connection:
 class Outbox:
     """Frames by number. Every method but `backlog` is called with `lock` held."""
 
-    def __init__(self, path: str, report: Callable[[str], None], retire: Callable[[Connection], None]) -> None:
+    def __init__(self, report: Callable[[str], None], retire: Callable[[Connection], None]) -> None:
         self.lock = RLock()
         self.connection: Optional[Connection] = None
         self.seq = 0
@@ -97,9 +97,8 @@ class Outbox:
         """Whether a command runs: until it ends the log is not cut."""
         self._report = report
         self._retire = retire
-        self._path = path
-        self._file = os.open(path, LOG_FLAGS, 0o600)
-        os.ftruncate(self._file, 0)
+        self._path = ""
+        self._file = -1
         self._batch: List[bytes] = []
         self._batch_seq = 0
         self._log_from = 1
@@ -112,6 +111,12 @@ class Outbox:
         self._marks: List[Tuple[int, int]] = []  # (number, place in the log) of some frames
         self._replies: Deque[bytes] = deque()
         self._reply = b""  # a reply that is on its way
+
+    def open(self, path: str) -> None:
+        """Begin a log."""
+        self._path = path
+        self._file = os.open(path, LOG_FLAGS, 0o600)
+        os.ftruncate(self._file, 0)
 
     def owned(self) -> bool:
         """Whether the calling thread holds the lock already: a finalizer struck in the middle of a frame."""

@@ -41,18 +41,16 @@ MERGE_CHARS = 4096
 class Output:
     """Frames output into an outbox, within the bounds of one execution at a time; `id` 0 is none."""
 
-    def __init__(
-        self, outbox: Outbox, head_bytes: int, tail_bytes: int, data_bytes: int, helper: Bell, main: Bell
-    ) -> None:
+    def __init__(self, outbox: Outbox, helper: Bell, main: Bell) -> None:
         self.dirty = False
         """Whether text waits that the helper is to frame soon."""
         self.waiting_main = False
         """Whether the main thread itself waits for the connection to take more."""
         self.forked = False
         self._outbox = outbox
-        self._head_bytes = head_bytes
-        self._tail_bytes = tail_bytes
-        self._parts = Parts(outbox, data_bytes)
+        self._head_bytes = 0
+        self._tail_bytes = 0
+        self._parts = Parts(outbox)
         self._helper = helper
         self._main = main
         self._main_thread = get_ident()
@@ -70,6 +68,12 @@ class Output:
         self._pipes: Dict[int, Tuple[str, codecs.IncrementalDecoder]] = {}
         self._look = select.poll()  # used with the lock held
         self._glance = select.poll()  # used by the main thread alone
+
+    def bound(self, head_bytes: int, tail_bytes: int, data_bytes: int) -> None:
+        """How much of one execution's output is kept from its start, and of the rest from its end; of its parts."""
+        self._head_bytes = head_bytes
+        self._tail_bytes = tail_bytes
+        self._parts.bound(data_bytes)
 
     def capture(self) -> None:
         """Put pipes behind descriptors 1 and 2."""

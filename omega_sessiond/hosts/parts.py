@@ -18,13 +18,17 @@ MAX_PARTS = 200
 class Parts:
     """Numbers parts and frames them piece by piece."""
 
-    def __init__(self, outbox: Outbox, limit_bytes: int) -> None:
+    def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._limit = limit_bytes
-        self._left = limit_bytes
+        self._limit = 0
+        self._left = 0
         self._count = 0
         self._bundles = 0
         self._refused = 0
+
+    def bound(self, limit_bytes: int) -> None:
+        """How large the parts of one execution are together."""
+        self._limit = limit_bytes
 
     def begin(self) -> None:
         """For a new execution."""

@@ -10,6 +10,7 @@ import __future__
 import _ast as ast  # what the compiler needs; the module ast is for those who walk trees, and slow to import
 import atexit
 import builtins
+import getpass
 import io
 import linecache
 import os
@@ -362,6 +363,4 @@ def fresh_main() -> types.ModuleType:
 
 
 def _replace_getpass(stdin: TextInput) -> None:
-    import getpass
-
     getpass.getpass = make_getpass(stdin)

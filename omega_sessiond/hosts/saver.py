@@ -122,7 +122,8 @@ class Desk(Protocol):
 class Saves:
     """The saves of one host, one at a time. `writing` is the one under way, `engine` None when it cannot be saved."""
 
-    def __init__(self, host: Desk, directory: str) -> None:
+    def __init__(self, host: Desk) -> None:
+        self.directory = ""
         self.engine: Optional[Saver] = None
         self.terms: Optional[Terms] = None
         self.writing: Optional[Writing] = None
@@ -131,7 +132,6 @@ class Saves:
         self.loaded = ""
         """The checkpoint that this process has taken up, or has tried to."""
         self._host = host
-        self._directory = directory
         self._state_of = 0  # the execution whose end a checkpoint was taken up from
         self._whole_of = -1  # the last execution that a complete checkpoint holds, in this process
 
@@ -248,7 +248,7 @@ class Saves:
         assert writing is not None
         found = writing.end()
         if found.get("reason"):
-            checkpoint.remove(self._directory, writing.id)
+            checkpoint.remove(self.directory, writing.id)
         return {"id": writing.id, **found}
 
     def _be_child(
@@ -281,7 +281,7 @@ class Saves:
     def _write(self, id: str, engine: Saver, about: Frame, terms: Terms) -> Frame:
         begun = time.monotonic()
         try:
-            header = checkpoint.write(self._directory, id, engine, about, terms.lent, terms.budget_s)
+            header = checkpoint.write(self.directory, id, engine, about, terms.lent, terms.budget_s)
         except CannotSave as error:
             return {"id": id, "reason": str(error)}
         except MemoryError:
@@ -305,7 +305,7 @@ class Saves:
         if self.terms is None:
             return {"id": id, "reason": "no daemon has said how", "lost": {}}
         try:
-            header, lost = checkpoint.load(self._directory, id, sha256, engine, self.terms.lent)
+            header, lost = checkpoint.load(self.directory, id, sha256, engine, self.terms.lent)
         except CannotLoad as error:
             return {"id": id, "reason": str(error), "lost": {}}
         except KeyboardInterrupt:

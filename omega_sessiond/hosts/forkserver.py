@@ -1,0 +1,380 @@
+"""The fork server: a process that has loaded all of a host's code. Forked from it, a spare waits; a session that is
+wanted is an order to it, which it becomes in less than a millisecond.
+
+`serve` returns in a child that is to be a session, in the state of a process that has just been started. The server
+waits for its daemon and for its children's ends, and ends when the daemon does; hosts live on. Knows processes and
+descriptors; what a host is, main knows.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import json
+import os
+import select
+import signal
+import site
+import sys
+import time
+import traceback
+from importlib import import_module
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+
+from omega_sessiond import wire
+
+MAX_FDS = 8
+FD_BYTES = 4
+
+PRELOAD_S = 120
+"""An import that takes longer hangs: SIGALRM ends the server, and the daemon starts one without it."""
+
+ARG_START, ARG_END = 45, 46
+"""Where its arguments lie in a process's memory: fields of /proc/PID/stat behind the command, which is the second.
+Source: proc_pid_stat(5)."""
+
+Mark = Optional[Tuple[int, int, int]]
+
+
+class Birth:
+    """What a spare is to be: the session's launch file as it was read, and two descriptors."""
+
+    def __init__(self, launch: Dict[str, Any], listener: int, trouble: int) -> None:
+        self.launch = launch
+        self.listener = listener
+        self.trouble = trouble
+
+
+class ForkServer:
+    """One server's connection to its daemon, and its children."""
+
+    def __init__(self, connection: int) -> None:
+        os.set_inheritable(connection, False)
+        self._sock = _socket.socket(fileno=connection)
+        self._sock.setblocking(True)
+        self._out, self._in = os.pipe()
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+        self._children: Set[int] = set()
+        self._retired = False
+        self._environment: Dict[str, str] = {}
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._poll.register(self._out, select.POLLIN)
+        self._title = _title_place()
+        self._sigchld = signal.signal(signal.SIGCHLD, _wake)
+        signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
+        self._sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the daemon's terminal is the daemon's
+        self._seen = {path: _mark(path) for path in _read_at_start()}
+        os.chdir("/")
+
+    def begin(self) -> None:
+        """Say that we are here, import what is to be imported, and wait until somebody wants a host."""
+        self._ready([], {}, False)
+        self._attend()
+
+    def serve(self) -> Birth:
+        """Fork a spare whenever the daemon wants one; returns in a spare that is to be a session."""
+        gc.disable()
+        _settle()
+        self._environment = dict(os.environ)
+        try:
+            while True:
+                spare = self._fork()
+                if spare is not None:
+                    break
+                self._attend()
+        except Exception:  # the outermost edge: sys.stderr is a session's already
+            os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
+            os._exit(1)
+        return spare.wait()
+
+    def _attend(self) -> None:
+        """Do as the daemon says; returns when that is a fork."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._out:
+                    self._reap()
+                    continue
+                order, _ = receive(self._sock)
+                kind = order.get("t")
+                if kind == "fork":
+                    return
+                if kind == "preload":
+                    self._preload([str(name) for name in order["packages"]])
+                elif kind == "retire":
+                    self._retired = True
+            if self._retired and not self._children:
+                os._exit(0)
+
+    def _say(self, frame: wire.Frame, descriptors: Sequence[int] = ()) -> None:
+        data = wire.pack(frame)
+        rights = b"".join(descriptor.to_bytes(FD_BYTES, sys.byteorder) for descriptor in descriptors)
+        try:
+            sent = self._sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else [])
+            if sent < len(data):
+                self._sock.sendall(data[sent:])
+        except OSError:
+            os._exit(0)
+
+    def _ready(self, preloaded: List[str], refused: Dict[str, str], unfit: bool) -> None:
+        seen = [[path, mark] for path, mark in self._seen.items()]
+        self._say({"t": "ready", "preloaded": preloaded, "refused": refused, "unfit": unfit, "seen": seen})
+
+    # ---- children ----
+
+    def _fork(self) -> Optional[Spare]:
+        """A new spare; in the child, itself."""
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._say({"t": "failed", "reason": str(error)})
+            return None
+        if pid == 0:
+            ours.close()
+            self._shed()
+            return Spare(theirs, self._title, self._environment)
+        theirs.close()
+        self._children.add(pid)
+        pidfd = os.pidfd_open(pid)
+        self._say({"t": "spare", "pid": pid, "start_time": _start_time(pid)}, (pidfd, ours.fileno()))
+        os.close(pidfd)
+        ours.close()
+        return None
+
+    def _shed(self) -> None:
+        """In a child: leave behind what is the server's."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, self._sigchld)
+        signal.signal(signal.SIGINT, self._sigint)
+        self._sock.close()
+        os.close(self._out)
+        os.close(self._in)
+        random = sys.modules.get("numpy.random")
+        if random is not None:  # it was preloaded: its numbers would be the same in every session
+            random.seed()
+        gc.enable()
+
+    def _reap(self) -> None:
+        """Tell how children ended. What one left in its process group goes before its pid can be used again."""
+        try:
+            os.read(self._out, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            pid = dead.si_pid
+            if pid in self._children:
+                self._children.remove(pid)
+                try:
+                    os.killpg(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
+            _, status, usage = os.wait4(pid, 0)
+            self._say({"t": "exit", "pid": pid, "status": status, "peak_kib": usage.ru_maxrss})
+
+    # ---- packages ----
+
+    def _preload(self, names: List[str]) -> None:
+        """Import the user's packages, each only if a fork can carry what its import leaves running and open."""
+        loaded: List[str] = []
+        refused: Dict[str, str] = {}
+        unfit = False
+        for name in names:
+            held = _descriptors()
+            self._say({"t": "importing", "package": name})
+            signal.alarm(PRELOAD_S)
+            try:
+                import_module(name)
+            except BaseException as error:  # the package's own code
+                refused[name] = "its import fails: %s: %s" % (type(error).__name__, str(error)[:500])
+            else:
+                refused_for = self._left_behind(held)
+                if not refused_for:
+                    loaded.append(name)
+                    continue
+                refused[name] = refused_for
+                unfit = True
+                break
+            finally:
+                signal.alarm(0)
+        os.chdir("/")
+        self._ready(loaded, refused, unfit)
+        if unfit:
+            os._exit(0)
+
+    def _left_behind(self, held: Dict[int, str]) -> str:
+        """What an import left that no fork carries, "" for nothing. Pools of threads that end before a fork and begin
+        anew when they are used (OpenBLAS) are seen to do so: a child is forked for it."""
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        threads = len(os.listdir("/proc/self/task")) - 1
+        if threads:
+            return "its import starts %d thread%s that a fork would not have" % (threads, "s" * (threads > 1))
+        if signal.getsignal(signal.SIGCHLD) is not _wake or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            return "its import takes over signals"
+        opened = sorted(path for one, path in _descriptors().items() if one not in held)
+        if opened:
+            return "its import leaves %s open, which all sessions would share" % ", ".join(opened)[:300]
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return ""
+        return "" if self._children else "its import starts a child process"
+
+
+class Spare:
+    """A child that is nobody's host yet. It ends when its daemon does not want it any more."""
+
+    def __init__(self, connection: _socket.socket, title: Tuple[int, int], environment: Dict[str, str]) -> None:
+        self._sock = connection
+        self._title = title
+        self._environment = environment
+
+    def wait(self) -> Birth:
+        """Become what the daemon's order says: in the session's directory, with its environment."""
+        order, descriptors = receive(self._sock)
+        self._sock.close()
+        listener, trouble, directory = descriptors
+        try:
+            os.fchdir(directory)
+            os.close(directory)
+            os.umask(int(order["umask"]))
+            with open(str(order["launch"]), encoding="utf-8") as file:
+                launch = json.load(file)
+            _take_environment(self._environment, launch["env"])
+        except Exception as error:  # the outermost edge: whoever waits for the session is told
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            os.write(os.open(str(order["birth_log"]), flags, 0o600), repr(error).encode("utf-8", "backslashreplace"))
+            os._exit(1)
+        self._rename([sys.executable, sys.argv[0], str(order["launch"])])
+        return Birth(launch, listener, trouble)
+
+    def _rename(self, arguments: List[str]) -> None:
+        """Give the process the arguments it would have been started with, for those who look at it from outside."""
+        if hasattr(sys, "orig_argv"):
+            sys.orig_argv[:] = arguments
+        start, size = self._title
+        text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+        try:
+            memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(memory, text[: size - 1].ljust(size, b"\0"), start)
+            finally:
+                os.close(memory)
+        except OSError:
+            pass  # for people only
+
+
+def receive(sock: _socket.socket) -> Tuple[wire.Frame, List[int]]:
+    """The daemon's next order and what came with it. The end of its connection is ours."""
+    descriptors: List[int] = []
+    try:
+        header, ancillary, _, _ = sock.recvmsg(
+            wire.HEADER_BYTES, _socket.CMSG_SPACE(MAX_FDS * FD_BYTES), _socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                starts = range(0, len(data) - len(data) % FD_BYTES, FD_BYTES)
+                descriptors += [int.from_bytes(data[at : at + FD_BYTES], sys.byteorder) for at in starts]
+        if not header:
+            os._exit(0)
+        header += _read(sock, wire.HEADER_BYTES - len(header))
+        return wire.unpack(_read(sock, int.from_bytes(header, "big"))), descriptors
+    except OSError:
+        os._exit(0)
+
+
+def _read(sock: _socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        if not piece:
+            os._exit(0)
+        data += piece
+    return data
+
+
+def _wake(signum: int, frame: Any) -> None:
+    """The wake-up descriptor says it."""
+
+
+def _settle() -> None:
+    """Collect what the start has left, and move the rest where no collection in a child touches it: each page that is
+    touched is one that a session has to itself."""
+    gc.collect()
+    gc.freeze()
+
+
+def _read_at_start() -> List[str]:
+    """The files and directories that decide what a fresh interpreter would be like."""
+    paths = [sys.executable, os.path.realpath(sys.executable)]
+    paths.append(os.path.join(os.path.dirname(os.path.dirname(sys.executable)), "pyvenv.cfg"))
+    users = getattr(site, "USER_SITE", None)
+    for directory in [*sys.path, users]:
+        if not directory:
+            continue
+        paths.append(directory)
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            continue
+        paths.extend(os.path.join(directory, name) for name in names if name.endswith(".pth"))
+    for name in ("sitecustomize", "usercustomize"):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file:
+            paths.append(file)
+    return paths
+
+
+def _mark(path: str) -> Mark:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _take_environment(present: Dict[str, str], env: Dict[str, str]) -> None:
+    """Make `env` the environment, as far as the interpreter did not set it itself (LC_CTYPE, PEP 538)."""
+    for name in [name for name in present if name not in env and name != "LC_CTYPE"]:
+        del os.environ[name]
+    changed = {name: value for name, value in env.items() if present.get(name) != value}
+    os.environ.update(changed)
+    if present.get("TZ") != env.get("TZ"):
+        time.tzset()
+
+
+def _descriptors() -> Dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink("/proc/self/fd/" + name)
+        except OSError:
+            pass  # the one by which the directory was read
+    return found
+
+
+def _stat(pid: str) -> List[bytes]:
+    with open("/proc/%s/stat" % pid, "rb") as file:
+        return file.read().rpartition(b")")[2].split()
+
+
+def _start_time(pid: int) -> int:
+    return int(_stat(str(pid))[19])
+
+
+def _title_place() -> Tuple[int, int]:
+    """Where our arguments lie, and how many bytes they have."""
+    fields = _stat("self")
+    start, end = int(fields[ARG_START]), int(fields[ARG_END])
+    return start, end - start
