@@ -198,8 +198,12 @@ def data(service: Service, call: Call) -> Any:
     part, pieces = service.data(name, id, int(number))
 
     async def chunks() -> AsyncIterator[bytes]:
+        left = part.size_bytes
         for piece in pieces:
+            left -= len(piece)
             yield piece
+        if left:
+            raise DataNotFound(f"Part {part.number} of execution {id} was removed while it was read")
 
     content_type = part.mime if part.encoding != "text" else f"{part.mime}; charset=utf-8"
     file = f"{name}-{id}-{part.number}{extension(part.mime)}"

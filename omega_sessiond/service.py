@@ -451,7 +451,7 @@ class Service:
         bound = views.DEFAULT_MAX_OUTPUT if max_output is None else max_output
         if work is not None and work.pieces is not None and work.size * 4 <= bound:
             parts = self._journal.parts.of(row.id) if work.has_data else ()
-            return views.execution(row, name, views.Pieces(work.pieces), parts)
+            return views.execution(row, name, views.Pieces(work.pieces), parts, bound)
         if work is not None:
             stored = self._journal.execution(row.session_id, row.id)
             row = row if stored is None else replace(row, output_bytes=stored.output_bytes)
@@ -460,7 +460,7 @@ class Service:
         shown = sum(len(text.encode()) for _, _, text in pieces)
         parts = self._journal.parts.of(row.id) if work is None or work.has_data else ()
         omitted = max(0, row.output_bytes - row.dropped_bytes - shown)
-        return views.execution(row, name, views.Pieces(pieces, omitted), parts)
+        return views.execution(row, name, views.Pieces(pieces, omitted), parts, bound)
 
     def abandoned(self, execution_id: int) -> None:
         """The only client of an execution with `on_disconnect: interrupt` has gone."""

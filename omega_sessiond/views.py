@@ -38,8 +38,14 @@ class Pieces(Struct, frozen=True):
     omitted_bytes: int = 0
 
 
-def execution(record: ExecutionRecord, session_name: str, shown: Pieces, parts: Sequence[PartRecord] = ()) -> Execution:
-    """One execution with its output, as every route shows it."""
+def execution(
+    record: ExecutionRecord,
+    session_name: str,
+    shown: Pieces,
+    parts: Sequence[PartRecord] = (),
+    inline_bytes: int = INLINE_BYTES,
+) -> Execution:
+    """One execution with its output and so many bytes of its parts' text and JSON, as every route shows it."""
     texts: dict[Stream, list[str]] = {"stdout": [], "stderr": [], "result": [], "traceback": []}
     combined: list[str] = []
     position = 0
@@ -60,7 +66,7 @@ def execution(record: ExecutionRecord, session_name: str, shown: Pieces, parts: 
         stdout="".join(texts["stdout"]),
         stderr="".join(texts["stderr"]),
         result="".join(texts["result"]).removesuffix("\n") if record.displayed else None,
-        data=_data(record, session_name, parts),
+        data=_data(record, session_name, parts, min(inline_bytes, INLINE_BYTES)),
         error=record.error,
         execution_count=record.execution_count,
         queued_at=record.queued_at,
@@ -74,8 +80,7 @@ def execution(record: ExecutionRecord, session_name: str, shown: Pieces, parts: 
     )
 
 
-def _data(record: ExecutionRecord, session_name: str, parts: Sequence[PartRecord]) -> list[DataPart] | None:
-    left = INLINE_BYTES
+def _data(record: ExecutionRecord, session_name: str, parts: Sequence[PartRecord], left: int) -> list[DataPart] | None:
     found = []
     for one in parts:
         if not one.is_settled and record.status in UNFINISHED:

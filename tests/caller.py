@@ -51,7 +51,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _ask(
+def ask(
     path: str, method: str, route: str, body: Any, headers: Mapping[str, str], timeout: float
 ) -> tuple[_Connection, http.client.HTTPResponse]:
     connection = _Connection(path, timeout)
@@ -78,7 +78,7 @@ class Caller:
         timeout: float = PATIENCE_S,
     ) -> Answer:
         """One request, once: a daemon that goes away raises."""
-        connection, response = _ask(self.path, method, route, body, headers or {}, timeout)
+        connection, response = ask(self.path, method, route, body, headers or {}, timeout)
         try:
             content = response.read()
         finally:
@@ -87,7 +87,7 @@ class Caller:
 
     def stream(self, method: str, route: str, body: Any = None, timeout: float = PATIENCE_S) -> Events:
         """The objects of an NDJSON answer as they come. Asks at once; closing the iterator leaves."""
-        connection, response = _ask(self.path, method, route, body, {"Accept": "application/x-ndjson"}, timeout)
+        connection, response = ask(self.path, method, route, body, {"Accept": "application/x-ndjson"}, timeout)
 
         def events() -> Events:
             try:

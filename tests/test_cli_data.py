@@ -82,7 +82,7 @@ def test_what_cannot_be_saved_is_told(
 
 def test_a_person_is_told_how_to_get_what_was_shown(omegactl: Omegactl) -> None:
     """At a terminal exec names each part and the command that saves it; on a pipe it says nothing."""
-    done = omegactl("exec", "work", "-c", "Shown(html, png, ('text/latex', 1))")
+    done = omegactl("exec", "work", "-c", "Shown(html, png, ('text/latex', '$x$'))")
     assert (done.out, done.err) == ("shown\n", "")
     with omegactl.at_terminal("exec", "work", "-c", "Shown(html, png, ('image/jpeg', '!'))") as terminal:
         said = terminal.until("omitted, [^\r]*\r\n")

@@ -7,10 +7,11 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.client import IncompleteRead
 
 import pytest
 
-from caller import Json
+from caller import Json, ask
 from daemon import wait_until
 from isolation import Place
 from life import Life, gate
@@ -221,3 +222,25 @@ def test_many_fetch_a_large_part_while_commands_run(rich: Life) -> None:
         assert rich.value("work", "6 * 7") == 42
         bodies = {one.result() for one in fetching}
     assert bodies == {bytes(range(256)) * 80_000}
+
+
+def test_a_part_removed_while_it_is_read_ends_short(rich: Life) -> None:
+    """Who reads a part of a session that is deleted meanwhile gets a broken reply, not a wrong one; the daemon is
+    well."""
+    [part] = rich.run("work", "Shown(image__png=bytes(40_000_000))")["data"]
+    connection, response = ask(rich.path, "GET", part["href"], None, {}, 60)
+    with closing(connection):
+        response.read(1000)
+        assert rich.call("DELETE", "/api/sessions/work").status == 204
+        with pytest.raises(IncompleteRead):
+            response.read()
+    assert rich.get("/api/health")["status"] == "ok"
+    assert "defect" not in rich.log
+
+
+def test_a_reply_without_output_has_no_text_of_parts_either(rich: Life) -> None:
+    """max_output bounds both: a list that shows no output stays small."""
+    [part] = rich.run("work", "Shown(text__latex='$x$')", max_output=0)["data"]
+    assert ("href" in part, "text" in part) == (True, False)
+    assert rich.get("/api/sessions/work/executions?last=1&max_output=2")[0]["data"] == [part]
+    assert rich.get("/api/sessions/work/executions?last=1")[0]["data"] == [{**part, "text": "$x$"}]

@@ -134,6 +134,7 @@ def test_a_failing_representation_costs_nothing_but_itself(host: HostProcess) ->
 @pytest.mark.parametrize(
     "body",
     [
+        "def _repr_mimebundle_(self, include, exclude): return {'image/png': None}",
         "def __getattr__(self, name): return lambda *a, **k: '<b>everything</b>'",
         "def __getattr__(self, name): raise RuntimeError(name)",
         "def __getattr__(self, name): return self",
@@ -160,6 +161,7 @@ def test_a_class_is_not_its_instances(host: HostProcess) -> None:
         ("{'html': 'x'}", "'html' is no MIME type"),
         ("{3: 'x'}", "'int' is no MIME type"),
         ("{'../x\\r\\nSet-Cookie: a': 'x'}", "'../x\\r\\nset-cookie: a' is no MIME type"),
+        ("{'application/octet-stream': 1}", "sending it raised TypeError: neither text nor bytes, but int"),
         ("1/0", "_repr_mimebundle_ raised ZeroDivisionError: division by zero"),
     ],
 )

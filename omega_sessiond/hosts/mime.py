@@ -32,12 +32,11 @@ CANARY = "_ipython_canary_method_should_not_exist_"
 """Who has this has everything: its __getattr__ answers whatever it is asked, and means nothing by it. The name is
 IPython's, which some such objects know and deny."""
 
-PLAIN: FrozenSet[type] = frozenset(
-    map(type, (None, True, 0, 0.0, 0j, "", b"", [], (), {}, ..., NotImplemented))
-    ) | {
-    bytearray, frozenset, memoryview, range, set, slice, type, types.BuiltinFunctionType, types.FunctionType,
-    types.GeneratorType, types.MethodType, types.ModuleType,
-}  # fmt: skip
+PLAIN: FrozenSet[type] = frozenset((
+    bool, bytearray, bytes, complex, dict, float, frozenset, int, list, memoryview, range, set, slice, str, tuple, type,
+    type(None), type(...), type(NotImplemented),
+    types.BuiltinFunctionType, types.FunctionType, types.GeneratorType, types.MethodType, types.ModuleType,
+))  # fmt: skip
 """Types whose values have nothing but their text: most of what is displayed, known at a glance."""
 
 METADATA_BYTES = 16 * 1024
@@ -166,7 +165,8 @@ def told(name: str, error: BaseException) -> str:
         message = border.call_user(str, error)
     except Exception:
         message = ""
-    return ("%s raised %s: %s" % (name, _name(error), str.__str__(message)))[:REASON_CHARS]
+    said = " ".join(str.__str__(message).split())
+    return ("%s raised %s%s" % (name, _name(error), said and ": " + said))[:REASON_CHARS]
 
 
 def _name(value: object) -> str:
@@ -183,12 +183,13 @@ def encode(data: Mapping[str, Any], metadata: Optional[Mapping[str, Any]] = None
     common = {name: value for name, value in described.items() if type(name) is str and "/" not in name}
     parts = []
     for key, value in data.items():
-        mime = str.__str__(key).partition(";")[0].strip().lower() if _is(key, str) else ""
-        if mime == TEXT:
+        name = str.__str__(key) if _is(key, str) else ""
+        mime = name.partition(";")[0].strip().lower()
+        if mime == TEXT or (value is None and not is_json(mime)):
             continue
         if not _is_type(mime):
             mime, value = UNKNOWN, Broken("%r is no MIME type" % (mime[:80] or _name(key)))
-        parts.append(_part(mime, value, {**common, **_dict(described.get(key))}))
+        parts.append(_part(mime, value, {**common, **_dict(described.get(name))}))
     return parts
 
 
@@ -205,10 +206,11 @@ def _dict(value: Any) -> Dict[str, Any]:
 
 def _part(mime: str, value: Any, metadata: Dict[str, Any]) -> Part:
     encoding = "json" if is_json(mime) else "binary" if is_binary(mime) else "text"
+    takes_json = encoding == "json" or (encoding == "text" and not mime.startswith("text/"))
     if type(value) is Broken:
         return Part(mime, encoding, b"", None, value.reason)
     try:
-        body, encoding = border.call_user(_body, value, encoding)
+        body, encoding = border.call_user(_body, value, encoding, takes_json)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # what a user's own dict or str makes of it
@@ -216,10 +218,12 @@ def _part(mime: str, value: Any, metadata: Dict[str, Any]) -> Part:
     return Part(mime, encoding, body, _metadata(metadata) if metadata else None)
 
 
-def _body(value: Any, encoding: str) -> Tuple[bytes, str]:
+def _body(value: Any, encoding: str, takes_json: bool) -> Tuple[bytes, str]:
     if _is(value, bytes, bytearray, memoryview):
         return bytes(value), encoding
     if encoding == "json" or not _is(value, str):
+        if not takes_json:
+            raise TypeError("neither text nor bytes, but %s" % _name(value))
         return _utf8(border.call_user(_dumps, value)), "json"
     text = str.__str__(value)
     if encoding == "text":
