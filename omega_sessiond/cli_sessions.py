@@ -51,6 +51,7 @@ def columns(screen: Screen) -> list[Column]:
         Column("LABELS", lambda row: _labels(row), is_flexible=True),
         Column("PID", lambda row: str(row["pid"] or "-"), is_wide=True, is_right=True),
         Column("CREATED", lambda row: screen.when(row["created_at"]), is_wide=True, is_right=True),
+        Column("SAVED", lambda row: checkpoint_words(row["checkpoint"]), is_wide=True, is_flexible=True),
         Column("CWD", lambda row: row["cwd"], is_wide=True, is_flexible=True),
         Column("PYTHON", lambda row: row["python"] or "-", is_wide=True, is_flexible=True),
         Column("ID", lambda row: row["id"], is_wide=True),

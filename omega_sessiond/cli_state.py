@@ -7,6 +7,9 @@ from omega_sessiond.invocation import Invocation
 from omega_sessiond.screen import size
 from omega_sessiond.terminal import one_line
 
+NAMED = 3
+"""How many of the things that a checkpoint lacks are named on one line."""
+
 
 def save(call: Invocation) -> int:
     """omegactl save."""
@@ -28,7 +31,9 @@ def checkpoint_words(checkpoint: Json | None) -> str:
         return "nothing yet"
     if checkpoint["id"] is None:
         return f"nothing: {checkpoint['trouble']}"
-    lacking = len(checkpoint["left_out"]) + len(checkpoint["obstacles"])
-    what = "whole" if checkpoint["complete"] else f"but for {lacking} thing{'s' if lacking > 1 else ''}"
+    lacking = [*sorted(checkpoint["left_out"]), *checkpoint["obstacles"]]
+    what = "whole" if checkpoint["complete"] else f"but for {', '.join(lacking[:NAMED])}"
+    if len(lacking) > NAMED:
+        what += f" and {len(lacking) - NAMED} more"
     old = "" if checkpoint["is_current"] else ", not what came after it"
     return f"{what}, after execution {checkpoint['execution_id']}, {size(checkpoint['size_bytes'])}{old}"

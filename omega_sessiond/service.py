@@ -78,6 +78,7 @@ from omega_sessiond.messages import (
 from omega_sessiond.messages import Session as SessionView
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.parts import PartRecord
+from omega_sessiond.pool import Pool
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
 
@@ -123,17 +124,20 @@ class Service:
             dies_with_its_unit=dies_with_its_unit,
         )
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
+        self._pool = Pool(settings, self._keeper)
         self.states = States(self._keeper, self._find, self._view)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
         self._nursery.start(self._first_fork_server)
         self._keeper.start()
+        self._pool.start()
         self._retention.start()
 
     async def stop(self) -> None:
         """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
         self._retention.stop()
+        self._pool.stop()
         await self._keeper.stop()
         self._nursery.close()
 

@@ -46,10 +46,10 @@ AUTOMATIC_KEPT = 5
 
 
 class Vault:
-    """Those of all sessions. `on_saved` is called when a session's checkpoint has been committed."""
+    """Those of all sessions. `on_change` is called when a session has been saved, or has a new process."""
 
     def __init__(self, settings: Settings, journal: Journal, recorder: Recorder) -> None:
-        self.on_saved: Callable[[Live], None] = lambda live: None
+        self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._journal = journal
         self._shelf = journal.shelf
@@ -115,6 +115,7 @@ class Vault:
         live.tried_of = 0
         live.next_save_at = asyncio.get_running_loop().time() + self._settings.save_interval_ms / 1000
         self.touch(live)
+        self.on_change()
 
     def touch(self, live: Live) -> None:
         """The session has come to rest: see to it that what changed is saved in due time."""
@@ -261,7 +262,7 @@ class Vault:
         if frame.reason is not None:
             log.info("session %s: not saved: %s", live.record.name, frame.reason)
         self.touch(live)
-        self.on_saved(live)
+        self.on_change()
 
     def sweep(self, live: Live) -> None:
         """Remove the files of checkpoints that nobody knows; not while one is being written."""

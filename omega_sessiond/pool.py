@@ -1,0 +1,95 @@
+"""Which idle sessions keep a process: the most recently used ones, and those that no checkpoint can stand for.
+
+Decides who is hibernated, and when that is to be looked at again; how is the keeper's. Knows no HTTP and no files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+
+from omega_sessiond import pressure
+from omega_sessiond import session as decide
+from omega_sessiond.config import Settings
+from omega_sessiond.keeper import Keeper
+from omega_sessiond.live import Live
+from omega_sessiond.pressure import Pressure
+
+RECENT_S = 10.0
+"""Memory pressure takes no session that was used so shortly ago: its next command is likely to come, and to need the
+memory again."""
+
+
+class Pool:
+    """The live hosts of one state directory."""
+
+    def __init__(self, settings: Settings, keeper: Keeper) -> None:
+        self._settings = settings
+        self._keeper = keeper
+        self._vault = keeper.vault
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_due = False
+        self._pressure: Pressure | None = None
+        self._vault.on_change = self.look_soon
+
+    def start(self) -> None:
+        self._pressure = Pressure.watch(pressure.SYSTEM, self._pressed)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pressure is not None:
+            self._pressure.close()
+
+    def look_soon(self) -> None:
+        """Something has changed; look once for all that changes in this turn of the loop."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._is_due = False
+        if self._keeper.is_stopping:
+            return
+        idle, ready = self._idle()
+        excess = len(idle) - self._settings.max_cached_sessions
+        for live in ready[: max(0, excess)]:
+            self._hibernate(live, f"hibernated: more than {self._settings.max_cached_sessions} sessions were idle")
+        self._hibernate_old(ready[max(0, excess) :])
+
+    def _idle(self) -> tuple[list[Live], list[Live]]:
+        """The sessions that are idle, and of these the ones that may be hibernated, least recently used first."""
+        idle = [live for live in self._keeper.by_name.values() if live.host is not None and live.session.is_ready]
+        ready = [live for live in idle if live.saving is None and self._vault.is_whole(live)]
+        return idle, sorted(ready, key=lambda live: live.record.last_used_at)
+
+    def _hibernate_old(self, ready: list[Live]) -> None:
+        """Hibernate those that were not used for long, and look again when the next one will be."""
+        after_s = self._settings.hibernate_after_s
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not after_s:
+            return
+        for live in ready:
+            left_s = after_s - _unused_s(live)
+            if left_s > 0:
+                self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
+                return
+            self._hibernate(live, f"hibernated: not used for {after_s:g} s")
+
+    def _pressed(self) -> None:
+        """Memory is short: one session at a time, for the pressure tells itself again while it lasts."""
+        for live in self._idle()[1]:
+            if _unused_s(live) >= RECENT_S:
+                self._hibernate(live, "hibernated: memory was short")
+                return
+
+    def _hibernate(self, live: Live, reason: str) -> None:
+        live.sleep_reason = reason
+        self._keeper.handle(live, decide.HibernateAsked())
+
+
+def _unused_s(live: Live) -> float:
+    return time.time() - datetime.fromisoformat(live.record.last_used_at).timestamp()
