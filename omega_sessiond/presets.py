@@ -37,6 +37,25 @@ class Syntax(Struct, frozen=True, forbid_unknown_fields=True):
     """What makes the character behind it a plain one, outside of strings: Lisp's `#\\\\`."""
 
 
+class State(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the program saves its state and loads it again. {name} is what the save is called."""
+
+    save: str
+    """The order to save, and in `saved` a regular expression for what it says when it has."""
+    saved: str
+    load: str
+    loaded: str
+    files: Annotated[list[str], Meta(min_length=1)]
+    """The files of a save, in the directory {state} of the program's environment."""
+    names: str
+    """What makes it print what is defined; `name` finds each name in that, as its first group."""
+    name: str
+    show: str
+    """What makes it show the values of all {names}: the proof that a save comes back."""
+    unknown: str
+    """Finds in that, as its first group, a name that has no value."""
+
+
 class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """One line REPL. docs/engines.md explains each field with examples.
 
@@ -96,6 +115,10 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """Regular expressions of whole commands that ask to leave: they are not sent, and the session lives on."""
     farewell: str = ""
     """What is sent before its input ends, when the session does."""
+    state: State | None = None
+    """How its state is saved, where it can be."""
+    renew_after: Annotated[int, Meta(ge=0)] = 0
+    """After so many commands a fresh program takes its place, with its state; 0 is never. Needs `state`."""
     completions: str = ""
     """What makes the program print what may follow {code}, one a line."""
 
@@ -148,7 +171,14 @@ def _check_patterns(name: str, preset: LinePreset) -> None:
     import re
 
     wrong: tuple[str, str] | None = None
-    for field, patterns in (("errors", preset.errors), ("quit", preset.quit), ("check", [preset.check_incomplete])):
+    state = preset.state
+    of_state = [] if state is None else [state.saved, state.loaded, state.name, state.unknown]
+    for field, patterns in (
+        ("errors", preset.errors),
+        ("quit", preset.quit),
+        ("check_incomplete", [preset.check_incomplete]),
+        ("state", of_state),
+    ):
         for pattern in patterns:
             try:
                 re.compile(pattern)
@@ -158,6 +188,8 @@ def _check_patterns(name: str, preset: LinePreset) -> None:
         wrong = "mark", "it must hold {token}, or {left} and {right}"
     elif preset.complete == "program" and not preset.check:
         wrong = "check", 'it must name a program, for `complete` is "program"'
+    elif preset.renew_after and preset.state is None:
+        wrong = "renew_after", "it needs `state`, for else the state would be lost"
     elif preset.balance and not preset.syntax.comments:
         wrong = "syntax.comments", "`balance` needs a comment"
     if wrong is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import unavailable
-from daemon import wait_until
+from daemon import CHECKOUT, wait_until
 from isolation import Place
 from life import Life
 
@@ -40,10 +41,10 @@ class Row:
     fails: str
     failure: str
     """A part of the message of what `fails` raises."""
-    forever: str
+    forever: str | None
     """Makes the file {path}, then computes without an end."""
     unicode: str
-    """Prints ä€😀 and a newline."""
+    """Prints ä€😀 and a newline, and then what `tail` says."""
     big: str
     """Prints 52 428 800 bytes, all of them x."""
     incomplete: str | None
@@ -51,9 +52,12 @@ class Row:
     """Kills the process that evaluates, with SIGKILL."""
     slow: str
     """Makes the file {path}, waits until {path}.go is there, then prints done."""
+    tail: str = ""
+    """What the engine prints of every value, behind an output."""
     asks: str | None = None
     """Reads a line from its input and prints `got` and the line."""
     settings: Json = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
     dies_with_host: bool = False
     """Whether the engine is the host itself."""
 
@@ -174,7 +178,28 @@ GDB = Row(
     slow="shell touch {path}; until [ -e {path}.go ]; do sleep 0.01; done; echo done",
 )
 
-EVERY = [PYTHON, BASH, NODE, SQLITE, GUILE, GDB]
+OMEGA = Row(
+    engine="omega",
+    program=sys.executable,
+    env={"OMEGA_REPL": f"{sys.executable} {CHECKOUT / 'tests' / 'linerepl.py'}"},
+    remember="(define kept 41)",
+    recall="(+ kept 1)",
+    recalled="=> 42\n",
+    prints='(begin (display "Unknown command: :x. Type :help for commands.\\n") (display "end") 1)',
+    printed="Unknown command: :x. Type :help for commands.\nend=> 1\n",
+    fails="(car 5)",
+    failure="car: expected pair",
+    forever=None,  # a signal would end it
+    unicode='(display "ä€😀\\n")',
+    tail="=> null\n",
+    big='(display (repeat "x" 52428800))',
+    incomplete="(define (f",
+    dies="(die)",
+    slow='(display (touch-and-wait "{path}"))',
+)
+"""Played by linerepl.py."""
+
+EVERY = [PYTHON, BASH, NODE, SQLITE, GUILE, GDB, OMEGA]
 
 
 @pytest.fixture(params=EVERY, ids=[row.engine for row in EVERY])
@@ -189,7 +214,7 @@ def row(request: pytest.FixtureRequest) -> Row:
 def session(row: Row, lives: Callable[..., Life]) -> Session:
     """A session of that engine, in a daemon of its own."""
     life = lives(**row.settings)
-    life.post("/api/sessions", {"name": "it", "engine": row.engine, "env": dict(os.environ)})
+    life.post("/api/sessions", {"name": "it", "engine": row.engine, "env": {**os.environ, **row.env}})
     return Session(life, row)
 
 
@@ -243,6 +268,8 @@ def test_error_is_told(session: Session, row: Row) -> None:
 
 def test_interrupt_ends_a_command(session: Session, row: Row) -> None:
     """A command without an end is interrupted, and what was kept before is still there."""
+    if row.forever is None:
+        return
     session.run(row.remember)
     id, _ = session.begin(row.forever)
     session.life.post("/api/sessions/it/interrupt", {"execution_id": id})
@@ -253,6 +280,8 @@ def test_interrupt_ends_a_command(session: Session, row: Row) -> None:
 
 def test_timeout_ends_a_command(session: Session, row: Row) -> None:
     """A command that takes longer than its timeout is interrupted."""
+    if row.forever is None:
+        return
     session.run(row.remember)
     path = str(session.life.place.base / "begun")
     execution = session.run(row.forever.format(path=path), timeout_s=0.5)
@@ -274,7 +303,7 @@ def test_input_is_asked_for(session: Session, row: Row) -> None:
 
 def test_unicode_is_whole(session: Session, row: Row) -> None:
     """Characters of two, three and four bytes come out as they went in."""
-    assert session.run(row.unicode)["stdout"] == "ä€😀\n"
+    assert session.run(row.unicode)["stdout"] == "ä€😀\n" + row.tail
 
 
 def test_big_output_is_whole(session: Session, row: Row) -> None:
@@ -282,8 +311,8 @@ def test_big_output_is_whole(session: Session, row: Row) -> None:
     execution = session.run(row.big, max_output=1000)
     assert execution["status"] == "ok", execution
     piece = session.life.get(f"/api/sessions/it/executions/{execution['id']}/output?offset=52428000&limit=2000")
-    assert (piece["total_bytes"], piece["dropped_bytes"]) == (52428800, 0)
-    assert piece["text"] == "x" * 800
+    assert (piece["total_bytes"], piece["dropped_bytes"]) == (52428800 + len(row.tail), 0)
+    assert piece["text"] == "x" * 800 + row.tail
 
 
 def test_incomplete_command_does_not_hang(session: Session, row: Row) -> None:
@@ -301,7 +330,7 @@ def test_death_is_told(session: Session, row: Row) -> None:
     assert execution["status"] == ("died" if row.dies_with_host else "error"), execution
     assert "SIGKILL" in execution["error"]["message"]
     after = session.run(row.unicode)
-    assert (after["status"], after["stdout"]) == ("ok", "ä€😀\n")
+    assert (after["status"], after["stdout"]) == ("ok", "ä€😀\n" + row.tail)
     assert "SIGKILL" in after["lost"]["reason"]
     assert session.run(row.unicode)["lost"] is None
 
@@ -315,13 +344,13 @@ def test_command_outlives_its_daemon(session: Session, row: Row) -> None:
     assert session.life.get(f"/api/sessions/it/executions/{id}")["status"] == "running"
     open(path + ".go", "x").close()
     execution = session.finished(id)
-    assert (execution["status"], execution["stdout"]) == ("ok", "done\n")
+    assert (execution["status"], execution["stdout"]) == ("ok", "done" + (row.tail or "\n"))
     session.is_whole()
 
 
 def test_nothing_is_left_behind(session: Session, row: Row, place: Place) -> None:
     """When a host is killed, the program that it spoke to ends with it."""
-    session.begin(row.forever)
+    session.begin(row.slow)
     pid = session.life.session("it")["pid"]
     os.kill(pid, 9)
     wait_until(lambda: all("omega_sessiond" in command for command in place.processes().values()), "all of it is gone")

@@ -43,9 +43,9 @@ class Child:
     """A running program. `out` and `err` are to be polled and read; `err` is -1 where a terminal carries both, `end`
     is a descriptor that is readable once it is dead, or -1."""
 
-    def __init__(self, command: List[str], env: Dict[str, str], terminal: bool) -> None:
+    def __init__(self, name: str, command: List[str], env: Dict[str, str], terminal: bool) -> None:
         """Raises OSError when it cannot be started."""
-        self.name = os.path.basename(command[0])
+        self.name = name
         self.is_terminal = terminal
         self.exit_status: Optional[int] = None
         self._is_finished = False

@@ -76,7 +76,7 @@ class Conversation:
         self.begun_at = time.monotonic()
         self.is_skipping = False
         self.in_value = False
-        self.sentinels = 0
+        self.sent_sentinel = self.repeated_sentinel = False
         self.repeats = 0
         self.note: Optional[str] = None
 
@@ -84,21 +84,25 @@ class Conversation:
 class Dialogue:
     """One running program. `watched` are the descriptors on which it may say something between conversations."""
 
-    def __init__(self, desk: Desk, options: Options) -> None:
-        """Raises Unstarted."""
+    def __init__(self, desk: Desk, options: Options, place: str = "") -> None:
+        """`place` is a directory of the program's own, {state} in its environment. Raises Unstarted."""
+        self.place = place
         self._desk = desk
         self._options = options
         self._scanner = Scanner()
         self._stale: List[Mark] = []
         self._talk: Optional[Conversation] = None
+        self._ended_by: Optional[Mark] = None
+        self._is_in_step = False
         self._question: Optional[Question] = None
         self._posture: Optional[Posture] = None
         self._heard_at = self._look_at = 0.0
         self._look_s = LOOK_S[0]
         self._is_writing = False
-        env = {**os.environ, **(QUIET_ENV if options["terminal"] else {}), **options["env"]}
+        own = {name: value.replace("{state}", place) for name, value in options["env"].items()}
+        env = {**os.environ, **(QUIET_ENV if options["terminal"] else {}), **own}
         try:
-            self.child = Child(options["command"], env, options["terminal"])
+            self.child = Child(options["name"], options["command"], env, options["terminal"])
         except OSError as error:
             raise Unstarted("%s cannot be started: %s" % (options["command"][0], error.strerror)) from None
         self._decoders: Dict[int, Any] = {
@@ -124,12 +128,11 @@ class Dialogue:
 
     def _greet(self) -> None:
         """Set the program up and have it answer twice: the second answer shows whether it is in step."""
-        first = self._hello(self._options["setup"])
-        self._stale = [Mark("twice", mark.template, mark.token) for mark in first]
+        self._hello(self._options["setup"])
         self._hello("")
-        self._stale = []
+        self._is_in_step = True
 
-    def _hello(self, setup: str) -> List[Mark]:
+    def _hello(self, setup: str) -> None:
         child = self.child
         heard: List[str] = []
         try:
@@ -142,7 +145,6 @@ class Dialogue:
             doing = DOING[child.posture().kind]
             message = "%s has not shown its prompt within %g s; it %s" % (child.name, self._options["start_s"], doing)
             raise Unstarted(_because(message, heard))
-        return [mark for mark in self._scanner.marks if mark.kind == "end"]
 
     # ---- a conversation ----
 
@@ -164,7 +166,7 @@ class Dialogue:
         text = before + fill(template, token, values)
         if not ("{token}" in template or "{left}" in template):
             text += fill(self._options["sentinel"], token, values)
-            talk.sentinels += 1
+            talk.sent_sentinel = True
         self.child.quiet_terminal()
         self._send(text)
         try:
@@ -183,7 +185,8 @@ class Dialogue:
 
     def _expect(self, token: Token, values: Mapping[str, str]) -> None:
         options = self._options
-        marks = [*self._stale, Mark("end", options["mark"], token)]
+        stale = self._stale if self._ended_by is None else [*self._stale, self._ended_by]
+        marks = [*stale, Mark("end", options["mark"], token)]
         if options["value"]:
             marks.append(Mark("value", options["value"], token))
         if options["begin"]:
@@ -314,23 +317,26 @@ class Dialogue:
             self._show(descriptor, piece.text)
         elif talk is None:
             return
-        elif piece.kind == "end" and piece.mark not in self._stale:
-            talk.status = piece.status
-            others = [mark for mark in self._scanner.marks if mark.kind == "end" and mark is not piece.mark]
-            self._stale = others[-STALE_MARKS:]
-            self._scanner.marks = list(self._stale)
+        elif piece.kind == "end":
+            self._end(talk, piece)
         elif piece.kind == "value":
             self._show(descriptor, b"", final=True)
             talk.in_value = talk.displayed = True
         elif piece.kind == "begin":
             talk.is_skipping = False
-        elif piece.kind == "twice":
-            talk.trouble = ErrorReport(
-                "Sentinel",
-                "%s prints its sentinel by itself, so the end of an output cannot be told; let it write {left} and "
-                "{right} apart" % self.child.name,
-                "",
-            )
+
+    def _end(self, talk: Conversation, piece: Piece) -> None:
+        """A mark: of this conversation, or one more of an order that was given twice."""
+        mark = piece.mark
+        if mark is self._ended_by and not self._is_in_step:
+            message = "%s prints its sentinel by itself, so the end of an output cannot be told" % self.child.name
+            remedy = "let the sentinel write {left} and {right} apart"
+            talk.trouble = ErrorReport("Sentinel", "%s: %s" % (message, remedy), "")
+        elif talk.status is None and mark is not self._ended_by and mark not in self._stale:
+            talk.status = piece.status
+            self._ended_by = mark
+            others = [other for other in self._scanner.marks if other.kind == "end" and other is not mark]
+            self._stale = others[-STALE_MARKS:]
 
     def _show(self, descriptor: int, data: bytes, final: bool = False) -> None:
         text = self._decoders[descriptor].decode(data, final)
@@ -388,23 +394,24 @@ class Dialogue:
         """The program, or one that it runs, reads what we send, and there is nothing more."""
         if self._question is not None:
             return
-        if talk.sentinels == 0:
+        name = self.child.name
+        if not talk.sent_sentinel:
             lines = [talk.tails[stream].rpartition("\n")[2] for stream in ("stderr", "stdout")]
             prompt = lines[0] or lines[1]
             self._question = self._desk.question(prompt, bool(PASSWORD.search(prompt)))
-        elif talk.sentinels == 1:  # what was sent behind the command to mark its end has been taken for input
-            name = self.child.name
+        elif (
+            talk.trouble is None and talk.interrupted_at is None
+        ):  # what was sent behind the command to mark its end has been taken for input
             talk.trouble = ErrorReport("Incomplete", "%s waits for more of this command; it was interrupted" % name, "")
             self._press_interrupt()
-            self._repeat_sentinel(talk)
+            self._stir()
+        elif not talk.repeated_sentinel:  # and not sooner: what comes with an interrupt may be thrown away
+            talk.repeated_sentinel = True
+            token = Token()
+            self._scanner.marks.append(Mark("end", self._options["mark"], token))
+            self._send(fill(self._options["sentinel"], token, {}))
         else:
-            self._kill(talk, "OutOfStep", "%s took the end of the command for input" % self.child.name)
-
-    def _repeat_sentinel(self, talk: Conversation) -> None:
-        token = Token()
-        self._scanner.marks.append(Mark("end", self._options["mark"], token))
-        talk.sentinels += 1
-        self._send(fill(self._options["sentinel"], token, {}))
+            self._kill(talk, "OutOfStep", "%s took the end of the command for input" % name)
 
     def _answer(self, question: Question) -> None:
         text = question.text

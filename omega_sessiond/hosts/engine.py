@@ -92,6 +92,10 @@ class Desk(Protocol):
         removes it."""
 
     @property
+    def directory(self) -> str:
+        """The session's own directory, private to the user."""
+
+    @property
     def is_leaving(self) -> bool:
         """Whether the session ends: stop waiting and return."""
 

@@ -12,13 +12,17 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from omega_sessiond.hosts.child import MAX_LINE_BYTES
 from omega_sessiond.hosts.dialogue import Conversation, Dialogue, Gone, Unstarted
-from omega_sessiond.hosts.engine import Desk, ErrorReport, Options, Outcome
+from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Desk, ErrorReport, Options, Outcome, Saved
 from omega_sessiond.hosts.framing import values_of
+from omega_sessiond.hosts.memory import Memory
 from omega_sessiond.hosts.syntax import Counter, Syntax, Verdict
 from omega_sessiond.wire import Frame
 
 QUESTION_S = 5.0
 """For the answer to a question about code, which no command is to wait for."""
+
+RENEW_S = 60.0
+"""For a fresh program to take up the state of one that has become slow, which a command waits for."""
 
 MAX_MATCHES = 1000
 
@@ -43,7 +47,10 @@ class LinesEngine:
         self._begin_dialogue()
 
     def _begin_dialogue(self) -> Dialogue:
-        self._dialogue = dialogue = Dialogue(self._desk, self._options)
+        return self._speak_with(Dialogue(self._desk, self._options))
+
+    def _speak_with(self, dialogue: Dialogue) -> Dialogue:
+        self._dialogue = dialogue
         self.watched = dialogue.watched
         return dialogue
 
@@ -87,11 +94,16 @@ class LinesEngine:
         if dialogue.child.edits_lines and any(len(line) > MAX_LINE_BYTES for line in code.encode().split(b"\n")):
             message = "a terminal takes no line of more than %d bytes: break it up" % MAX_LINE_BYTES
             return self._refuse("LineTooLong", message)
+        dialogue = self._renew(dialogue)
         try:
             return self._outcome(dialogue.say(self._options["submit"], self._values(code)))
         except Gone:
             self._forget_dialogue()
             return self._bury(dialogue)
+
+    def _renew(self, dialogue: Dialogue) -> Dialogue:
+        """The program that is to run the next command."""
+        return dialogue
 
     def _prepare(self, code: str) -> Tuple[str, str]:
         """The code as it is sent, and why it is not."""
@@ -205,6 +217,78 @@ class LinesEngine:
         return "".join(heard).splitlines()
 
 
+class SavingEngine(LinesEngine):
+    """One whose program can save its state and load it again. Part of the contract: engine.Saver."""
+
+    saves_in_child = False
+
+    def __init__(self, desk: Desk, options: Options) -> None:
+        rules = options["state"]
+        self._memory = Memory(rules, os.path.join(desk.directory, "engine"), self._begin_in)
+        self._commands = 0
+        self._due: int = options["renew_after"]
+        super().__init__(desk, options)
+
+    def _begin_in(self, place: str) -> Dialogue:
+        return Dialogue(self._desk, self._options, place)
+
+    def _begin_dialogue(self) -> Dialogue:
+        self._commands = 0
+        return self._speak_with(self._begin_in(self._memory.place()))
+
+    def close(self) -> None:
+        super().close()
+        self._memory.clear()
+
+    def _renew(self, dialogue: Dialogue) -> Dialogue:
+        """After so many commands a fresh program takes the place of one that has become slow, if it has, by proof, what
+        that one has."""
+        self._commands += 1
+        if not self._due or self._commands <= self._due:
+            return dialogue
+        what = "%s has served %d commands" % (self.name, self._commands - 1)
+        try:
+            fresh, _, _ = self._memory.renew(dialogue, RENEW_S)
+        except CannotSave as error:
+            self._due *= 2
+            self._desk.printer.write(
+                "stderr", "[%s and goes on: a fresh one would lack something. %s]\n" % (what, error)
+            )
+            return dialogue
+        dialogue.end()
+        self._commands, self._due = 1, self._options["renew_after"]
+        self._desk.printer.write("stderr", "[%s: a fresh one with its state goes on]\n" % what)
+        return self._speak_with(fresh)
+
+    # ---- checkpoints ----
+
+    def identity(self) -> Dict[str, str]:
+        return {"engine": self.name}
+
+    def obstacles(self) -> List[str]:
+        return []
+
+    def descriptors(self) -> List[int]:
+        return list(self.watched)
+
+    def save(self, file: str, lent: str, budget_s: float) -> Saved:
+        if self._dialogue is None:
+            raise CannotSave("%s is not running" % self.name)
+        return Saved(self._memory.save(self._dialogue, file, budget_s), {})
+
+    def load(self, file: str, lent: str) -> Dict[str, str]:
+        dialogue = self._dialogue
+        if dialogue is None:
+            raise CannotLoad("%s is not running" % self.name)
+        try:
+            self._memory.load(dialogue, file)
+        except CannotLoad:
+            dialogue.end()
+            self._begin_dialogue()
+            raise
+        return {}
+
+
 def _judge_sql(code: str) -> Verdict:
     if code.lstrip().startswith("."):
         return Verdict("complete")
@@ -226,6 +310,6 @@ def _end_statement(code: str) -> str:
 def make(host: Any, options: Dict[str, Any]) -> LinesEngine:
     """The engine of this host. A program that does not start ends the host, which says why."""
     try:
-        return LinesEngine(host, options)
+        return SavingEngine(host, options) if options["state"] else LinesEngine(host, options)
     except Unstarted as error:
         raise SystemExit(str(error)) from None

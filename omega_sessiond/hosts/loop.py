@@ -57,6 +57,7 @@ class Host:
 
     def __init__(self) -> None:
         self.session = ""
+        self.directory = ""
         self.running = 0
         self.last_taken = 0
         self.forked = False
@@ -129,7 +130,8 @@ class Host:
         self.outbox.open(log)
         self.output.bound(head_bytes, tail_bytes, data_bytes)
         self.helper.listen(_socket.socket(fileno=listener))
-        self.saves.directory = os.path.join(os.path.dirname(log), "checkpoints")
+        self.directory = os.path.dirname(log)
+        self.saves.directory = os.path.join(self.directory, "checkpoints")
 
     def start(self, engine: Engine) -> None:
         """Take over descriptors 1 and 2 and the signals, and begin to listen."""

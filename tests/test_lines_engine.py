@@ -1,0 +1,352 @@
+"""The engine of line REPLs: OmegaLLM's habits, terminals, programs that are no REPLs, and what is told of a silent one.
+
+What every engine must do is in test_engines_conformance.py; here a small REPL of our own (linerepl.py) stands in for
+OmegaLLM, and hosts are driven over their real sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostdriver import HostProcess, Hosts, Run, until
+from omega_sessiond.config import Settings
+from omega_sessiond.engines import Catalogue
+
+REPL = f"{sys.executable} {Path(__file__).with_name('linerepl.py')}"
+
+Table = dict[str, Any]
+Start = Callable[..., HostProcess]
+
+PYTHON_PROMPT: Table = {
+    "command": [sys.executable, "-i", "-q", "-u"],
+    "setup": "import sys; sys.ps1 = sys.ps2 = ''\n",
+    "submit": "{code}\n\n",
+    "sentinel": "print('{left}' + '{right}')\n",
+    "mark": "{token}\n",
+    "errors": [r"^(?P<name>\w+(?:Error|Exception)): (?P<message>.*)\n\Z"],
+    "error_stream": "stderr",
+    "complete": "syntax",
+    "syntax": {"brackets": ["()", "[]", "{}"], "strings": ["'", '"'], "escape": "\\", "comments": ["#"]},
+}
+
+SHELL: Table = {
+    "command": ["bash", "--noprofile", "--norc", "--noediting", "-i"],
+    "terminal": True,
+    "interrupt": "key",
+}
+"""The shipped bash, at a terminal."""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a host with an engine: `start("bash")`, or one of the given table: `start("toy", {…})`."""
+    hosts = Hosts(tmp_path)
+
+    def begin(name: str, table: Table | None = None, *, omega: str = REPL) -> HostProcess:
+        env = {**os.environ, "OMEGA_REPL": omega}
+        tables = {} if table is None else {name: table}
+        resolved = Catalogue(Settings(engines=tables)).resolve(name, None, env)
+        return hosts(python=sys.executable, engine=name, kind=resolved.kind, options=resolved.options)
+
+    yield begin
+    hosts.close()
+
+
+def _error(run: Run) -> str:
+    assert run.status == "error", run
+    return str(run.result["error"]["message"])
+
+
+# ---- OmegaLLM ----
+
+
+def test_omega_keeps_its_definitions(start: Start) -> None:
+    """A definition and its use in two commands give what OmegaLLM's own REPL prints."""
+    host = start("omega")
+    assert host.run("(define x 10)").output == "=> x\n"
+    assert host.run("x").output == "=> 10\n"
+    assert host.run("(+ x\n   1)").output == "=> 11\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ('(display "hi")', "hi=> null\n"),
+        ('(begin (display "line\\n") 5)', "line\n=> 5\n"),
+        ('(string-append "a(" "b")', '=> "a(b"\n'),
+        ('(string-append ")" "b")', '=> ")b"\n'),
+        ('(string-append ")"\n  "b" ; (\n  "c)")', '=> ")bc)"\n'),
+        ('(string-append "((\n" "b")', '=> "((\\nb"\n'),
+        ("; a comment (", ""),
+        ("(+ 1 ; (\n 2)", "=> 3\n"),
+        ("1\n(+ 1 1)", "=> 1\n=> 2\n"),
+        (":help", "Commands:\n  :help, :h      — show this help\n"),
+        (":nonsense", "Unknown command: :nonsense. Type :help for commands.\n"),
+        (":session save mine", "Session saved as 'mine'\n"),
+    ],
+)
+def test_omega_answers_as_its_own_repl(start: Start, command: str, output: str) -> None:
+    """Forms, strings with brackets, comments and commands print what the REPL prints, and what follows is in step."""
+    host = start("omega")
+    found = host.run(command)
+    assert (found.status, found.output) == ("ok", output)
+    assert host.run("(+ 20 3)").output == "=> 23\n"
+
+
+def test_omega_error_is_an_error(start: Start) -> None:
+    """A last line `error: …` is status error with its message."""
+    host = start("omega")
+    found = host.run("(car 5)")
+    assert (_error(found), found.output) == ("car: expected pair", "error: car: expected pair\n")
+    assert host.run('(display "error: no")').status == "ok"
+
+
+def test_omega_refuses_what_is_not_whole(start: Start) -> None:
+    """An open form is refused before it is sent, and one that its count of brackets would cut, with the reason."""
+    host = start("omega")
+    assert "'(' is open" in _error(host.run("(define y"))
+    assert "within a string" in _error(host.run('(display ")))\n")'))
+    assert host.run("1").output == "=> 1\n"
+
+
+def test_quit_leaves_the_session_alone(start: Start) -> None:
+    """`:quit` answers should_exit, and the session has what it had."""
+    host = start("omega")
+    host.run("(define x 10)")
+    assert host.run(":quit").result["should_exit"]
+    assert host.run("x").output == "=> 10\n"
+
+
+def test_omega_is_not_interrupted_to_death(start: Start) -> None:
+    """What would die of an interrupt is left alone, and a command after it has the state."""
+    host = start("omega")
+    host.run("(define x 10)")
+    path = host.directory / "begun"
+    id = host.start(f'(touch-and-wait "{path}")')
+    until(path.exists, "it runs")
+    host.interrupt()
+    Path(f"{path}.go").touch()
+    assert host.daemon.result(id).output == '=> "done"\n'
+    assert host.run("x").output == "=> 10\n"
+
+
+def test_a_fresh_program_takes_the_place_of_a_slow_one(start: Start) -> None:
+    """After so many commands a fresh program goes on with the state of the old one, and the session says so."""
+    host = start("omega", {"renew_after": 3})
+    for command in ("(define x 10)", "(define (f n) (+ n x))", '(define s "a b")'):
+        host.run(command)
+    renewed = host.run("(f 1)")
+    assert renewed.stdout == "=> 11\n"
+    assert renewed.stderr == "[omega has served 3 commands: a fresh one with its state goes on]\n"
+    assert host.run("s").output == '=> "a b"\n'
+
+
+def test_no_fresh_program_where_the_state_would_not_come_back(start: Start) -> None:
+    """A program whose save does not bring everything back goes on itself, and the session says why."""
+    host = start("omega", {"renew_after": 1}, omega=f"{REPL} forgets")
+    host.run("(volatile x 10)")
+    kept = host.run("x")
+    assert kept.stdout == "=> 10\n"
+    assert "goes on: a fresh one would lack something" in kept.stderr
+    assert "unbound var x" in kept.stderr
+
+
+# ---- a table of one's own ----
+
+
+def test_python_prompt_of_the_documentation(start: Start) -> None:
+    """The table in docs/engines.md makes an engine of Python's own prompt."""
+    host = start("prompt", PYTHON_PROMPT)
+    assert host.run("def f(n):\n    return n * 2").output == ""
+    assert host.run("f(21)").output == "42\n"
+    failed = host.run("1 / 0")
+    assert _error(failed) == "division by zero"
+    assert failed.result["error"]["name"] == "ZeroDivisionError"
+
+
+def test_reading_program_does_not_swallow_the_end(start: Start) -> None:
+    """Where the mark follows the command, a command that reads it for input is noticed and told, not waited for."""
+    host = start("prompt", PYTHON_PROMPT)
+    swallowed = host.run("a = input(), input()")
+    assert "waits for more" in _error(swallowed)
+    assert host.run("1 + 1").output == "2\n"
+
+
+# ---- terminals ----
+
+
+def test_shell_at_a_terminal(start: Start) -> None:
+    """At a terminal an output is exact: no echo, no carriage returns, also after the program turned them on."""
+    host = start("tty", {"like": "bash", **SHELL})
+    assert host.run("tty | cut -c1-8; printf end").output == "/dev/pts\nend"
+    assert host.run("stty echo onlcr opost; echo on").status == "ok"
+    assert host.run("echo quiet").output == "quiet\n"
+    assert host.run("printf '\\033[1mbold\\033[0m \\303'; printf '\\244\\n'").output == "\x1b[1mbold\x1b[0m ä\n"
+
+
+def test_interrupt_at_a_terminal(start: Start) -> None:
+    """^C at the terminal ends what runs in the foreground; what it prints then belongs to the command."""
+    host = start("tty", {"like": "bash", **SHELL})
+    host.run("kept=7")
+    id = host.start("bash -c 'trap \"echo caught; exit\" INT; echo begun; sleep 60'")
+    host.daemon.wait_for_output("begun", id)
+    host.interrupt()
+    found = host.daemon.result(id)
+    assert "caught" in found.output
+    assert host.run("echo $kept").output == "7\n"
+
+
+def test_long_line_at_a_terminal(start: Start) -> None:
+    """A line that a terminal would cut is refused; through pipes it is whole."""
+    code = "echo " + "x" * 5000
+    assert "no line of more than 4095 bytes" in _error(start("tty", {"like": "bash", **SHELL}).run(code))
+    assert start("bash").run(code).output == "x" * 5000 + "\n"
+
+
+def test_full_screen_program_is_ended(start: Start) -> None:
+    """A program that takes the whole screen is ended with a message, and the shell goes on."""
+    host = start("tty", {"like": "bash", **SHELL})
+    found = host.run("bash -c 'printf \"\\033[?1049h\"; sleep 60'")
+    assert "whole screen" in _error(found)
+    assert host.run("echo on").output == "on\n"
+
+
+def test_password_is_asked_for(start: Start) -> None:
+    """A prompt for a password makes the session wait for input that is kept secret."""
+    host = start("tty", {"like": "bash", **SHELL})
+    id = host.start("read -s -p 'Password: ' word; echo ${#word}")
+    asked = host.daemon.wait_for("input_request")
+    assert (asked["prompt"], asked["secret"]) == ("Password: ", True)
+    host.daemon.tell("input", id=id, text="sesame")
+    assert host.daemon.result(id).output == "Password: 6\n"
+
+
+def test_end_of_input_at_a_terminal(start: Start) -> None:
+    """The answer None is the end of input."""
+    host = start("tty", {"like": "bash", **SHELL})
+    id = host.start("cat; echo over")
+    host.daemon.wait_for("input_request")
+    host.daemon.tell("input", id=id, text=None)
+    assert host.daemon.result(id).output == "over\n"
+
+
+# ---- programs that are no REPLs ----
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "terminal"])
+@pytest.mark.parametrize(
+    ("habit", "words"),
+    [
+        ("exits", ["ended with exit status 1 at once", "no licence found"]),
+        ("silent", ["has not shown its prompt within 2 s", "welcome"]),
+        ("password", ["asks for a password"]),
+    ],
+)
+def test_program_that_is_no_repl(start: Start, habit: str, words: list[str], terminal: bool) -> None:
+    """A program that cannot be spoken to ends the start of its session with the reason and what it printed."""
+    host = start("omega", {"start_s": 2.0, "terminal": terminal}, omega=f"{REPL} {habit}")
+    assert host.wait() == 1
+    said = host.birth_path.read_text()
+    assert all(word in said for word in words), said
+
+
+def test_program_that_prints_its_sentinel_by_itself(start: Start) -> None:
+    """A program whose echo holds the mark is refused, and `{left}` and `{right}` are the remedy."""
+    command = f"{REPL} echoes".split()
+    host = start("echo", {"command": command, "sentinel": '"{token}"\n', "mark": '"{token}"\n'})
+    assert host.wait() == 1
+    assert "prints its sentinel by itself" in host.birth_path.read_text()
+    sentinel, mark = '(string-append "{left}" "{right}")\n', '=> "{token}"\n'
+    table = {"command": command, "sentinel": sentinel, "mark": mark, "echo": [sentinel, "{code}\n"]}
+    assert start("echo", table).run("(+ 1 2)").output == "=> 3\n"
+
+
+def test_program_that_takes_the_screen_at_its_start(start: Start) -> None:
+    """A program that begins with the whole screen is no REPL."""
+    host = start("omega", {"terminal": True}, omega=f"{REPL} screen")
+    assert host.wait() == 1
+    assert "whole screen" in host.birth_path.read_text()
+
+
+# ---- marks in the wrong place ----
+
+
+def test_everything_bash_knows_is_no_mark(start: Start) -> None:
+    """A shell that prints all its variables and functions, and the token among them, does not end its output by it."""
+    host = start("bash")
+    found = host.run("set; declare -f; echo the end")
+    assert found.output.endswith("the end\n")
+    assert "__omega_token" in found.output
+    assert host.run("echo on").output == "on\n"
+
+
+def test_output_sent_elsewhere(start: Start) -> None:
+    """A shell whose own output goes elsewhere still ends its commands."""
+    host = start("bash")
+    assert host.run("exec >/dev/null; echo unseen").output == ""
+    assert host.run("echo seen >&2").output == "seen\n"
+
+
+def test_background_output_is_late(start: Start) -> None:
+    """What a background job prints between commands belongs to none."""
+    host = start("bash")
+    host.run("{ until [ -e go ]; do sleep 0.01; done; echo later; } &")
+    (host.work / "go").touch()
+    assert host.daemon.wait_for_output("later", 0) == "later\n"
+
+
+def test_status_of_the_last_command_is_kept(start: Start) -> None:
+    """`$?` is what the user's own last command left."""
+    host = start("bash")
+    assert _error(host.run("(exit 4)")) == "exit status 4"
+    assert host.run("echo $?").output == "4\n"
+
+
+# ---- what is told of a silent program ----
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [("sleep 60", "waits for something"), ("while :; do :; done", "computes")],
+    ids=["waits", "computes"],
+)
+def test_disobedience_is_told(start: Start, code: str, word: str) -> None:
+    """A command that does not obey an interrupt is said to compute, or to wait."""
+    host = start("bash")
+    id = host.start(f"trap '' INT; echo begun; {code}")
+    host.daemon.wait_for_output("begun", id)
+    host.interrupt()
+    until(lambda: word in (host.daemon.wait_for("note")["text"] or ""), word)
+
+
+def test_death_between_commands_is_told(start: Start) -> None:
+    """A program that dies between commands ends its host with the reason, which the next command tells."""
+    host = start("bash")
+    pid = int(host.run("echo $$").output)
+    os.kill(pid, signal.SIGKILL)
+    assert host.daemon.wait_for("bye")["reason"] == "bash was killed by SIGKILL"
+
+
+# ---- questions ----
+
+
+def test_questions_about_code(start: Start) -> None:
+    """A shell says what may follow and whether a command is whole, and `$?` stays what it was."""
+    host = start("bash")
+    host.run("kept_for_test=1; (exit 3)")
+    assert host.daemon.ask("complete", code="echo $kept_for") == {
+        "matches": ["$kept_for_test"],
+        "start": 5,
+        "end": 14,
+    }
+    assert host.daemon.ask("is_complete", code="if true; then")["status"] == "incomplete"
+    assert host.daemon.ask("is_complete", code="echo 'hi'")["status"] == "complete"
+    assert host.daemon.ask("is_complete", code="fi")["status"] == "invalid"
+    assert host.run("echo $?").output == "3\n"
