@@ -7,6 +7,7 @@ paths and presets; every wrong value ends in a ConfigError that names the place 
 from __future__ import annotations
 
 import os
+import re
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -19,12 +20,30 @@ from omega_sessiond.errors import ConfigError
 
 MIB = 1024 * 1024
 
+GATEWAY_URL = r"https?://[^/?#@\s]+(/[^?#\s]*)?"
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def _setting(description: str, *env: str, **bounds: Any) -> Meta:
     """What the help says of a setting; `env` are the variables that set it, the strongest first."""
     return Meta(description=description, extra={"env": env}, **bounds)
+
+
+class Gateway(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Jupyter kernels run on other machines: Kernel Gateway, Enterprise Gateway, or a Jupyter Server."""
+
+    url: str
+    """Without a user and without a query: the token stands elsewhere."""
+    token_file: str = ""
+    """A file that only the user can read and that holds the token."""
+    token_env: str = ""
+    """The variable of the session's environment that holds the token."""
+    ca_file: str = ""
+    """Certificates to trust for https instead of the system's."""
+    reconnect_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
+    """How long a broken connection is tried again before the kernel is given up. More keeps a command waiting for a
+    gateway that is dead, less loses one over a restart of something in between."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +122,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             "threads or leaves files open is left out; GET /api/server and omegactl doctor say why."
         ),
     ] = []
+    gateways: Annotated[
+        dict[str, Gateway],
+        _setting(
+            "Jupyter gateways, a table `[gateways.NAME]` each, for engines `jupyter:KERNEL@NAME`: see docs/engines.md."
+        ),
+    ] = {}
     idle_exit_s: Annotated[
         float,
         _setting(
@@ -216,6 +241,12 @@ def load(environ: Mapping[str, str] | None = None, file: str | None = None) -> S
                 break
     settings = _convert(values, "the settings", strict=False)
     presets.check(settings.engines)
+    for name, gateway in settings.gateways.items():
+        if re.fullmatch(GATEWAY_URL, gateway.url) is None:
+            raise ConfigError(
+                f"Setting 'gateways.{name}.url' is no address of a gateway",
+                hint="Write http://HOST:PORT or https://HOST/PATH, with no user, password or query in it.",
+            )
     if settings.session_dir:
         absolute = os.path.abspath(os.path.expanduser(settings.session_dir))
         settings = msgspec.structs.replace(settings, session_dir=absolute)

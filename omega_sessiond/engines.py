@@ -79,6 +79,8 @@ class Catalogue:
         for name, place in sorted(kernelspecs.find(env).items()):
             why = _missing_for_kernel(place, env)
             engines.append(Engine(JUPYTER + name, "jupyter", why is None, place, None, why))
+        for name, gateway in sorted(self._settings.gateways.items()):
+            engines.append(Engine(f"{JUPYTER}KERNEL@{name}", "jupyter", True, gateway.url, None, None))
         return engines
 
     def _lines(self) -> dict[str, presets.LinePreset]:
@@ -101,7 +103,12 @@ class Catalogue:
         return os.path.abspath(found)
 
     def _kernel(self, name: str, env: dict[str, str]) -> Resolved:
-        kernel = name.removeprefix(JUPYTER).lower()
+        # Less than the host's own time, so that the kernel's trouble is told and not the host's silence.
+        start_s = self._settings.host_start_s * KERNEL_SHARE
+        kernel, at, gateway = name.removeprefix(JUPYTER).partition("@")
+        if at:
+            return Resolved("jupyter", None, {**self._remote(kernel, gateway), "start_s": start_s})
+        kernel = kernel.lower()
         found = kernelspecs.find(env)
         place = found.get(kernel)
         if place is None:
@@ -112,8 +119,17 @@ class Catalogue:
         if why is not None:
             raise EngineUnavailable(f"The engine '{name}' is not available: {why}", hint=KERNEL_HINT)
         options = {"kernel": kernel, "directory": place, "program": kernelspecs.program(place, env)}
-        # Less than the host's own time, so that the kernel's trouble is told and not the host's silence.
-        return Resolved("jupyter", None, {**options, "start_s": self._settings.host_start_s * KERNEL_SHARE})
+        return Resolved("jupyter", None, {**options, "start_s": start_s})
+
+    def _remote(self, kernel: str, place: str) -> dict[str, Any]:
+        """A kernel at a gateway: whether it has that kernel, only the gateway itself can tell."""
+        gateway = self._settings.gateways.get(place)
+        if gateway is None:
+            near = _nearest(
+                f"{JUPYTER}{kernel}@{place}", [f"{JUPYTER}{kernel}@{one}" for one in self._settings.gateways]
+            )
+            raise EngineUnavailable(f"There is no gateway '{place}' in the settings ([gateways.{place}])", hint=near)
+        return {"kernel": kernel, "gateway": {"name": place, **msgspec.to_builtins(gateway)}}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

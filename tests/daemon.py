@@ -105,6 +105,13 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -
     return value
 
 
+def _toml(value: object) -> str:
+    """A value as it stands in TOML, which differs from JSON in tables."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
 class Daemon:
     """One daemon and its successors on the same state directory.
 
@@ -139,7 +146,7 @@ class Daemon:
         if settings is not None:
             file = place.config_home / "omega-sessiond" / "config.toml"
             file.parent.mkdir(exist_ok=True)
-            file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+            file.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in settings.items()))
 
     # ---- life ----
 

@@ -399,15 +399,15 @@ class Hosts:
 
     def __init__(self, base: Path) -> None:
         self._base = base
-        self._started: list[HostProcess] = []
+        self.started: list[HostProcess] = []
 
     def __call__(self, *, python: str = INTERPRETERS["default"], **fields: Any) -> HostProcess:
-        directory = self._base / str(len(self._started))
+        directory = self._base / str(len(self.started))
         directory.mkdir()
         host = HostProcess(directory, python=python, **fields)
-        self._started.append(host)
+        self.started.append(host)
         return host
 
     def close(self) -> None:
-        for host in self._started:
+        for host in self.started:
             host.close()

@@ -123,7 +123,7 @@ handle = display(HTML("<b>one</b>"), display_id="a")
 update_display(HTML("<b>two</b>"), display_id="a")
 Plot()
 """)
-    data = [frame for frame in run.frames if frame["t"] == "data"]
+    data = [frame for frame in run.frames if "mime" in frame]
     assert [(frame["mime"], frame["role"]) for frame in data] == [
         ("text/html", "display"),
         ("text/html", "display"),

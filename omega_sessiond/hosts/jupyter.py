@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from omega_sessiond import wire
 from omega_sessiond.hosts import border
 from omega_sessiond.hosts.engine import Desk, ErrorReport, Options, Outcome, Question
+from omega_sessiond.hosts.gateway import GatewayKernel
 from omega_sessiond.hosts.kernel import Kernel, KernelGone, LocalKernel, Message
 from omega_sessiond.hosts.reports import bounded
 from omega_sessiond.wire import Frame
@@ -430,13 +431,18 @@ class JupyterEngine:
 
 
 def make(desk: Desk, options: Options) -> JupyterEngine:
-    """The engine of a session. `kernel` and `directory` name its specification, `program` what that starts."""
+    """The engine of a session. `kernel` is the kernel's name, here or at `gateway`; `directory` holds its specification
+    and `program` is what that starts."""
 
     def make_kernel() -> Kernel:
-        return LocalKernel(options["kernel"], options["directory"], options.get("program", ""), desk.sockets, desk.bell)
+        if "gateway" in options:
+            return GatewayKernel(options["kernel"], options["gateway"], start_s, desk.bell)
+        program = options.get("program", "")
+        return LocalKernel(options["kernel"], options["directory"], program, desk.sockets, desk.bell)
 
+    start_s = options.get("start_s", START_S)
     try:
-        return JupyterEngine(desk, make_kernel, options.get("start_s", START_S))
+        return JupyterEngine(desk, make_kernel, start_s)
     except KernelGone as gone:
         sys.exit(str(gone))  # into the birth log, which the daemon tells of
 
