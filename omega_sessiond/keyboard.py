@@ -40,6 +40,12 @@ class Keyboard:
             yield
 
     @contextmanager
+    def as_usual(self) -> Iterator[None]:
+        """Within `held`: lines with an echo, for whoever asks a person something."""
+        with self._pastes_marked(False), _changed(termios.ICRNL, termios.ICANON | termios.ECHO, on=True):
+            yield
+
+    @contextmanager
     def _pastes_marked(self, on: bool) -> Iterator[None]:
         if not self._marks_pastes:
             yield
@@ -59,8 +65,7 @@ class Keyboard:
         """A line, None for end of file. Raises NoLongerAsked once `over` is readable: the rest of a line that is no
         secret is kept for the next reader."""
         is_held = not termios.tcgetattr(sys.stdin)[3] & termios.ICANON
-        as_usual = _changed(termios.ICRNL, termios.ICANON | termios.ECHO, on=True)
-        with self._pastes_marked(False), as_usual, _silent(is_secret):
+        with self.as_usual(), _silent(is_secret):
             typed, self._ahead = self._ahead, b""
             if is_held and select.select([0], [], [], 0)[0]:
                 typed += os.read(0, READ_BYTES)

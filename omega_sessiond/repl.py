@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from omega_sessiond import repl_commands
 from omega_sessiond.cli_exec import exit_code
 from omega_sessiond.cli_sessions import creation_body, state_word
 from omega_sessiond.client import execution_path
-from omega_sessiond.errors import OmegaError
+from omega_sessiond.errors import InvalidName, OmegaError
 from omega_sessiond.following import Detached, Following, Text, notes
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.keyboard import Keyboard
@@ -33,6 +34,7 @@ from omega_sessiond.terminal import one_line
 Json = dict[str, Any]
 
 DEFAULT_NAME = "main"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,57}"
 
 TAIL_BYTES = 16 * 1024
 """What is shown again of a running command's output when one comes back to it."""
@@ -59,7 +61,20 @@ class Reader(Protocol):
 
 def run(call: Invocation) -> int:
     """omegactl repl."""
-    return Repl(call, call.args.name or DEFAULT_NAME).run()
+    name = call.args.name or DEFAULT_NAME
+    if re.fullmatch(NAME, name) is None:  # it would be a prompt before the daemon could say so
+        raise InvalidName(f"{name!r} is not a session name")
+    return Repl(call, name).run()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """^C raises KeyboardInterrupt meanwhile."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Repl:
@@ -73,7 +88,7 @@ class Repl:
         self._is_person = sys.stdin is not None and sys.stdin.isatty()
         self._lines = LineReader(self._judge, is_terminal=self._is_person)
         self._reader = self._made_reader()
-        self._keyboard = Keyboard(marks_pastes=self._reader is not self._lines) if self._is_person else None
+        self.keyboard = Keyboard(marks_pastes=self._reader is not self._lines) if self._is_person else None
         self._unsent = ("", "")
         """A command that may not have reached the daemon, and its idempotency key."""
         self._watch: Watch | None = None
@@ -97,8 +112,21 @@ class Repl:
 
     def run(self) -> int:
         """Until the user leaves; the exit code."""
-        if self._is_person:
-            threading.Thread(target=self._greet, daemon=True).start()
+        if self.keyboard is None:
+            return self._loop()
+        # Between commands a ^C has nothing to interrupt: it must not end us.
+        before = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            with self.keyboard.held():
+                if self._reader is self._lines:
+                    self._greet()
+                else:
+                    threading.Thread(target=self._greet, daemon=True).start()
+                return self._loop()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _loop(self) -> int:
         while True:
             try:
                 self._take(self._next())
@@ -107,6 +135,8 @@ class Repl:
             except OmegaError as error:
                 self._report(error)
             except KeyboardInterrupt:
+                if not self._is_person:
+                    raise
                 self._unsent = ("", "")
 
     def _next(self) -> str:
@@ -116,9 +146,20 @@ class Repl:
         self._is_reading = True
         self._begin_watch()
         try:
-            return self._reader.read(self.session, self._unsent[0], self._keyboard.take() if self._keyboard else "")
+            with self._reading():
+                return self._reader.read(self.session, self._unsent[0], self.keyboard.take() if self.keyboard else "")
         finally:
             self._end_watch()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Where the reader has no terminal mode of its own it gets the usual one."""
+        with _interruptible():
+            if self.keyboard is None or self._reader is not self._lines:
+                yield
+                return
+            with self.keyboard.as_usual():
+                yield
 
     def _take(self, text: str) -> None:
         command = re.sub(r"\n[ \t]*\Z", "", text.rstrip("\n"))
@@ -126,13 +167,17 @@ class Repl:
             return
         engine = self.session.engine
         if repl_commands.is_command(command, engine):
-            self.session.remember(command)
-            repl_commands.run(self, command)
+            self._act(command)
         elif engine == "python" and (asked := re.fullmatch(r"\s*([\w.]+)\s*\?{1,2}", command)):
-            self.session.remember(command)
-            repl_commands.run(self, f"{repl_commands.prefix(engine)}inspect {asked[1]}")
+            self._act(f"{repl_commands.prefix(engine)}inspect {asked[1]}")
         else:
             self._execute(command)
+
+    def _act(self, command: str) -> None:
+        """A command that is for us."""
+        self.session.remember(command)
+        with _interruptible():
+            repl_commands.run(self, command)
 
     def _judge(self, code: str) -> Judgement:
         if not code.strip() or repl_commands.is_command(code, self.session.engine):
@@ -195,11 +240,10 @@ class Repl:
             if self.session.seen is None or self.session.seen["id"] != event["session_id"]:
                 self.session.look()  # this command has made it
 
-        following = Following(self.call, self.session.name, see, self._keyboard or self._lines)
+        following = Following(self.call, self.session.name, see, self.keyboard or self._lines)
         execution, is_left = None, False
         try:
-            with self._keyboard.held() if self._keyboard is not None else nullcontext():
-                execution = begin(following)
+            execution = begin(following)
         except Detached:
             is_left = True
         except OmegaError:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from omega_sessiond.invocation import Invocation, UsageError, suggestion
+from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.repl_session import HISTORY, ReplSession
 from omega_sessiond.screen import Screen
 
@@ -30,6 +32,8 @@ class Desk(Protocol):
     def call(self) -> Invocation: ...
     @property
     def session(self) -> ReplSession: ...
+    @property
+    def keyboard(self) -> Keyboard | None: ...
     def switch(self, name: str) -> None: ...
     def follow(self, execution_id: int | None) -> None: ...
 
@@ -116,8 +120,22 @@ def _omegactl(desk: Desk, arguments: list[str]) -> int:
     for option in ("socket", "no_start", "color"):
         setattr(args, option, getattr(desk.call.args, option))
     module, _, function = args.run.partition(":")
-    code: int = getattr(import_module("omega_sessiond." + module), function)(Invocation(args, Screen(args.color)))
+    code: int = getattr(import_module("omega_sessiond." + module), function)(
+        Invocation(args, _Screen(args.color, desk.keyboard))
+    )
     return code
+
+
+class _Screen(Screen):
+    """That of a command within the REPL, whose keyboard is held."""
+
+    def __init__(self, color: Literal["auto", "always", "never"], keyboard: Keyboard | None) -> None:
+        super().__init__(color)
+        self._keyboard = keyboard
+
+    def confirm(self, question: str) -> bool:
+        with self._keyboard.as_usual() if self._keyboard is not None else nullcontext():
+            return super().confirm(question)
 
 
 # ---- what has no line of omegactl ----

@@ -35,10 +35,10 @@ class LineReader:
         while True:
             try:
                 lines.append(self._line(prompt, first))
-            except EOFError:
+            except (EOFError, KeyboardInterrupt) as end:
                 if self._is_terminal:
-                    os.write(2, b"\n")  # the prompt's line
-                if not lines:
+                    os.write(2, b"\n")  # out of the prompt's line
+                if not lines or isinstance(end, KeyboardInterrupt):
                     raise
                 return "\n".join(lines)
             command = "\n".join(lines)

@@ -163,7 +163,7 @@ class Screen:
     def paged(self) -> Iterator[None]:
         """What is written meanwhile goes through the user's pager, on a terminal."""
         command = os.environ.get("PAGER", "less" if shutil.which("less") else "")
-        if not self.is_terminal or not command or command == "cat":
+        if not self.is_terminal or not command or command == "cat" or os.environ.get("TERM", "dumb") == "dumb":
             yield
             return
         import signal

@@ -46,9 +46,20 @@ class Person:
     def paste(self, text: str) -> None:
         self.type(f"\x1b[200~{text}\x1b[201~")
 
+    def clears(self) -> None:
+        """^C at the prompt, until the next one stands. (What is typed before that, the terminal throws away.)"""
+        before = self.text.count("work>")
+        self.type(INTERRUPT)
+        self.is_prompted(times=before + 1)
+
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._screen.resize(rows, columns)
+
+    @property
+    def title(self) -> str:
+        """What the window is called by now; nothing of ours names it."""
+        return self._screen.title + self._screen.icon_name
 
     @property
     def lines(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
+import pyte
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -68,6 +69,48 @@ def test_plain_in_pieces_is_plain(text: str, cuts: list[int]) -> None:
     shown = [lines.feed(text[start:end]) for start, end in itertools.pairwise(at)]
     assert all(part == "" or part.endswith("\n") for part in shown)
     assert "".join(shown) + lines.close() == plain(text)
+
+
+anything = texts | st.binary(max_size=80).map(lambda data: data.decode("latin-1")) | st.text(max_size=80)
+cuts = st.lists(st.integers(min_value=0), max_size=12)
+
+
+@given(anything, cuts)
+@example("a\x1b]52;c;ZXZpbA==\x07b", [2, 3, 9])
+@example("\x1b\x1b[31m\x9b\x1b[5n", [1, 2, 7, 8])
+def test_arbitrary_pieces_of_arbitrary_text_are_obeyed_in_nothing_but_colours(text: str, cuts: list[int]) -> None:
+    """Whatever comes, and wherever it is cut: what is left after SGR is text, newline and tab."""
+    assert OBEYED.search(SGR.sub("", in_pieces(text, cuts, colors=True, motion=False))) is None
+    assert OBEYED.search(in_pieces(text, cuts, colors=False, motion=False)) is None
+
+
+class _Terminal(pyte.Screen):
+    """Notes what a program makes a terminal do beside showing text."""
+
+    def __init__(self) -> None:
+        super().__init__(40, 10)
+        self.said: list[str] = []
+
+    def write_process_input(self, data: str) -> None:
+        self.said.append(data)
+
+    def bell(self, *arguments: object) -> None:
+        self.said.append("bell")
+
+
+@given(anything, cuts)
+@example("\x1b[6n\x1b[c\x1b]0;evil\x07\x1b[?25l\x1b[5;5Hx\x1b(0\x0e\x1b[2;3r", [])
+def test_emulator_is_made_to_do_nothing(text: str, cuts: list[int]) -> None:
+    """A terminal emulator that gets the safe text answers nothing, keeps its title, modes and character sets, and has
+    its cursor where the text alone has put it."""
+    fresh, screen, beside = _Terminal(), _Terminal(), _Terminal()
+    safe = in_pieces(text, cuts, colors=True, motion=True)
+    pyte.Stream(screen).feed(safe)
+    pyte.Stream(beside).feed(SGR.sub("", safe))
+    for name in ("title", "icon_name", "mode", "margins", "charset", "g0_charset", "g1_charset", "savepoints", "said"):
+        assert getattr(screen, name) == getattr(fresh, name), name
+    assert (screen.cursor.x, screen.cursor.y) == (beside.cursor.x, beside.cursor.y)
+    assert screen.display == beside.display
 
 
 @given(texts)
