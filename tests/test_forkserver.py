@@ -271,6 +271,24 @@ def test_numpy_is_preloaded(lives: Callable[..., Life]) -> None:
     assert len(drawn) == 2
 
 
+def test_preloaded_pyplot_shows_figures(
+    lives: Callable[..., Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures of a preloaded matplotlib are pictures of their execution, unless the session's variables choose another
+    backend."""
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    life = lives(preload=["matplotlib.pyplot"], python=sys.executable)
+    assert ready(life)["preloaded"] == ["matplotlib.pyplot"]
+    create(life, "a")
+    env = ast.literal_eval(life.run("a", "import os; dict(os.environ)")["result"])
+    life.post("/api/sessions", {"name": "b", "env": {**env, "MPLBACKEND": "agg"}})
+    plot = "import matplotlib.pyplot as plt; plt.plot([1]); None"
+    for name, pictures, left_open in (("a", ["image/png"], "[]"), ("b", [], "[1]")):
+        assert life.run(name, "import sys; 'matplotlib.pyplot' in sys.modules")["result"] == "True"
+        assert [part["mime"] for part in life.run(name, plot)["data"] or ()] == pictures
+        assert life.run(name, "plt.get_fignums()")["result"] == left_open
+
+
 # ---- where a fork will do ----
 
 

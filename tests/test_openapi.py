@@ -151,6 +151,12 @@ def test_daemon_answers_as_described(place: Place, document: Any) -> None:
         assert created.headers["Location"] == "/api/sessions/work"
         check("Session", created.json)
         check("Execution", daemon.execute("work", "print('hello'); 6 * 7"))
+        shown = (
+            "class Shown:\n    def _repr_html_(self): return 'x'\n    def _repr_json_(self): return {'a': 1}\nShown()"
+        )
+        rich = daemon.execute("work", shown)
+        check("Execution", rich)
+        assert [part["mime"] for part in rich["data"]] == ["text/html", "application/json"]
         failed = daemon.execute("work", "1/0")
         check("Execution", failed)
         check("Session", daemon.get("/api/sessions/work").json)

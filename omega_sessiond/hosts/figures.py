@@ -8,6 +8,7 @@ of nothing. Never imports matplotlib by itself, and leaves alone who has chosen:
 from __future__ import annotations
 
 import io
+import os
 import sys
 from functools import partial
 from typing import Any, Callable, Iterator, List, Optional
@@ -34,6 +35,11 @@ class Figures:
 
     def _make_backend(self, module: Any) -> None:
         """Agg, whose windows are parts of the execution."""
+        chosen = os.environ.get("MPLBACKEND")
+        registry: Any = sys.modules.get("matplotlib.backends.registry")
+        if chosen and registry is not None:  # pyplot was preloaded, where this session's variables were not known
+            vars(module).update(vars(border.call_user(registry.backend_registry.load_backend_module, chosen)))
+            return
         agg: Any = border.call_user(border.import_late, "matplotlib.backends.backend_agg")
         bases: Any = border.call_user(border.import_late, "matplotlib.backend_bases")
         figures = self

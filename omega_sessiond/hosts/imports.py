@@ -26,8 +26,10 @@ class Imports:
         self._offered[name] = fill
 
     def watch(self, name: str, act: Act) -> None:
-        """Have `act` called with the module, each time it has been loaded."""
+        """Have `act` called with the module, each time it has been loaded; now, if it is there already (preloaded)."""
         self._watched[name] = act
+        if name in sys.modules:
+            act(sys.modules[name])
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[ModuleSpec]:
         if name in self._watched:
