@@ -1,10 +1,13 @@
-"""The commands about saved state: save."""
+"""The commands about saved state: save, snapshot, snapshots, restore, timeline."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from urllib.parse import quote
+
 from omega_sessiond.client import Json, session_path
 from omega_sessiond.invocation import Invocation
-from omega_sessiond.screen import size
+from omega_sessiond.screen import Column, Screen, size
 from omega_sessiond.terminal import one_line
 
 NAMED = 3
@@ -37,3 +40,115 @@ def checkpoint_words(checkpoint: Json | None) -> str:
         what += f" and {len(lacking) - NAMED} more"
     old = "" if checkpoint["is_current"] else ", not what came after it"
     return f"{what}, after execution {checkpoint['execution_id']}, {size(checkpoint['size_bytes'])}{old}"
+
+
+# ---- snapshots ----
+
+
+def snapshot(call: Invocation) -> int:
+    """omegactl snapshot."""
+    args = call.args
+    path = f"{session_path(args.name)}/snapshots"
+    if args.delete:
+        call.client.request("DELETE", f"{path}/{quote(args.snapshot, safe='')}")
+        call.screen.say(f"Forgot snapshot {args.snapshot} of {args.name}.")
+        return 0
+    row = call.client.post(path, {"name": args.snapshot, "note": args.note, "tags": args.tag or []})
+    if args.json or args.format:
+        call.screen.json(row)
+    else:
+        call.screen.say(f"Snapshot {row['name']} of {args.name}: after execution {row['execution_id']}.")
+        for name, reason in sorted(row["left_out"].items()):
+            call.screen.warn(one_line(f"left out: {name}: {reason}"))
+    return 0
+
+
+def snapshots(call: Invocation) -> int:
+    """omegactl snapshots."""
+    screen = call.screen
+    rows = call.client.get(f"{session_path(call.args.name)}/snapshots")
+    if not rows and call.form == "table":
+        screen.say("No snapshots.")
+        return 0
+    screen.rows(
+        rows,
+        [
+            Column("NAME", lambda row: row["name"], is_flexible=True),
+            Column("AT", lambda row: screen.when(row["at"]), is_right=True),
+            Column("AFTER", lambda row: str(row["execution_id"]), is_right=True),
+            Column("SIZE", lambda row: size(row["size_bytes"]), is_right=True),
+            Column("LEFT OUT", lambda row: ", ".join(sorted(row["left_out"])) or "-", is_flexible=True),
+            Column("TAGS", lambda row: ",".join(row["tags"]) or "-", is_flexible=True),
+            Column("NOTE", lambda row: one_line(row["note"] or row["automatic"] or "-"), is_flexible=True),
+        ],
+        call.form,
+    )
+    return 0
+
+
+def restore(call: Invocation) -> int:
+    """omegactl restore."""
+    args = call.args
+    body: Json = {"snapshot": args.snapshot}
+    if args.into is not None:
+        body["into"] = args.into
+    restored = call.client.post(f"{session_path(args.name)}/restore", body)
+    if args.json or args.format:
+        call.screen.json(restored)
+    else:
+        call.screen.say(f"{restored['session']['name']}: {restored['note']}")
+        if restored["kept_as"] is not None:
+            call.screen.say(f"What it had is kept as snapshot {restored['kept_as']}.")
+    return 0
+
+
+# ---- the timeline ----
+
+MARKS = {
+    "execution": "·",
+    "snapshot": "◆ snapshot",
+    "restore": "↩ restored",
+    "wake": "↩ woken from",
+    "loss": "✗ lost",
+    "copy": "→ copied into",
+}
+
+
+def timeline(call: Invocation) -> int:
+    """omegactl timeline."""
+    args = call.args
+    path = f"{session_path(args.name)}/timeline"
+    found = call.client.get(path if args.count is None else f"{path}?limit={args.count}")
+    if call.form == "table":
+        for line in tree(call.screen, found["nodes"]):
+            call.screen.line(one_line(line)[: call.screen.width if call.screen.is_terminal else None])
+    elif call.form == "json":
+        call.screen.json(found)
+    else:
+        call.screen.rows(found["nodes"], [], "jsonl")
+    return 0
+
+
+def tree(screen: Screen, nodes: list[Json]) -> Iterator[str]:
+    """The lines of a timeline: what went on stands below, what branched off stands to the right."""
+    children: dict[int | None, list[Json]] = {}
+    for node in nodes:
+        children.setdefault(node["parent"], []).append(node)
+    waiting = [(node, "") for node in reversed(children.get(None, []))]
+    while waiting:
+        node, lead = waiting.pop()
+        yield lead + _node_words(screen, node)
+        below = children.get(node["id"], [])
+        if below:
+            # The newest branch that ran something is the trunk.
+            trunk = next((one for one in reversed(below) if one["kind"] != "snapshot"), below[-1])
+            waiting.append((trunk, lead))
+            waiting += [(one, lead + "│ ") for one in reversed(below) if one is not trunk]
+
+
+def _node_words(screen: Screen, node: Json) -> str:
+    when = screen.when(node["at"])
+    if node["kind"] == "execution":
+        return f"{MARKS['execution']} {node['execution_id']}  {node['title']}  ({node['detail']}, {when})"
+    detail = f": {node['detail']}" if node["detail"] else ""
+    return f"{MARKS[node['kind']]} {node['title']}{detail}  ({when})"

@@ -12,12 +12,14 @@
     ├── NotFound                404
     │   ├── SessionNotFound
     │   ├── ExecutionNotFound
+    │   ├── SnapshotNotFound
     │   ├── DataNotFound            no such part, or one that was omitted
     │   └── RouteNotFound
     ├── MethodNotAllowed        405
     ├── RequestTimeout          408  half a request, then silence
     ├── Conflict                409  right request, wrong moment
     │   ├── SessionExists
+    │   ├── SnapshotExists
     │   ├── SessionBusy             needs an engine at rest
     │   ├── IdempotencyConflict     the key belongs to another command
     │   ├── NotWaitingInput
@@ -134,6 +136,11 @@ class DataNotFound(NotFound):
     hint = "`data` of the execution lists what it has."
 
 
+class SnapshotNotFound(NotFound):
+    code = "snapshot_not_found"
+    hint = "GET /api/sessions/NAME/snapshots lists the snapshots of a session."
+
+
 class RouteNotFound(NotFound):
     code = "route_not_found"
     exit_code = 125
@@ -159,6 +166,11 @@ class Conflict(OmegaError):
 class SessionExists(Conflict):
     code = "session_exists"
     hint = "Use it as it is, choose another name, or delete it first."
+
+
+class SnapshotExists(Conflict):
+    code = "snapshot_exists"
+    hint = "Choose another name, or delete the snapshot first."
 
 
 class SessionBusy(Conflict):

@@ -260,6 +260,23 @@ class EndRequest(_Request, frozen=True):
     budget_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
 
 
+class SnapshotRequest(_Request, frozen=True):
+    """A name for the session's present state, with a note and tags for people."""
+
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    note: Annotated[str, Meta(max_length=4096)] = ""
+    tags: list[Annotated[str, Meta(min_length=1, max_length=63)]] = []
+
+
+class RestoreRequest(_Request, frozen=True):
+    """Which snapshot, by name, and the new session that shall have it (None: the session itself). `budget_s`: time for
+    the present process to end."""
+
+    snapshot: str
+    into: Annotated[str, Meta(pattern=NAME_PATTERN)] | None = None
+    budget_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+
+
 class InputRequest(_Request, frozen=True):
     """An answer to input(): a line without its newline, or None for end of file."""
 
@@ -321,6 +338,50 @@ class IsCompleteReply(Struct, frozen=True):
 
     status: Literal["complete", "incomplete", "invalid", "unknown"]
     indent: str = ""
+
+
+class Snapshot(Struct, frozen=True):
+    """A named state of a session. `automatic`: why it was made when nobody asked for it."""
+
+    name: str
+    at: str
+    note: str
+    tags: list[str]
+    automatic: str | None
+    checkpoint_id: str
+    execution_id: int
+    size_bytes: int
+    variables: int
+    complete: bool
+    left_out: dict[str, str]
+    obstacles: list[str]
+
+
+class Restored(Struct, frozen=True):
+    """The session whose next command goes on from the snapshot, and the snapshot that what it had before is kept as."""
+
+    session: Session
+    kept_as: str | None
+    note: str
+
+
+class TimelineNode(Struct, frozen=True):
+    """A point in a session's life; `parent` is the node whose state it went on from, None for a state of its own."""
+
+    id: int
+    parent: int | None
+    kind: Literal["execution", "snapshot", "restore", "wake", "loss", "copy"]
+    at: str
+    title: str
+    detail: str
+    execution_id: int | None
+
+
+class Timeline(Struct, frozen=True):
+    """Of a session: each node after its parent, oldest first."""
+
+    session: str
+    nodes: list[TimelineNode]
 
 
 class OutputPiece(Struct, frozen=True):

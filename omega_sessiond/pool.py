@@ -52,17 +52,25 @@ class Pool:
         self._is_due = False
         if self._keeper.is_stopping:
             return
-        idle, ready = self._idle()
+        idle = self._idle()
         excess = len(idle) - self._settings.max_cached_sessions
-        for live in ready[: max(0, excess)]:
-            self._hibernate(live, f"hibernated: more than {self._settings.max_cached_sessions} sessions were idle")
-        self._hibernate_old(ready[max(0, excess) :])
+        for live in idle:
+            if excess <= 0:
+                break
+            if self._may_sleep(live):
+                self._hibernate(live, f"hibernated: more than {self._settings.max_cached_sessions} sessions were idle")
+                excess -= 1
+            elif live.saving is not None or live.save_timer is not None:
+                excess -= 1  # its turn comes when it is saved: no other one goes in its place
+        self._hibernate_old([live for live in self._idle() if self._may_sleep(live)])
 
-    def _idle(self) -> tuple[list[Live], list[Live]]:
-        """The sessions that are idle, and of these the ones that may be hibernated, least recently used first."""
+    def _idle(self) -> list[Live]:
+        """The sessions that have a process and nothing to do, least recently used first."""
         idle = [live for live in self._keeper.by_name.values() if live.host is not None and live.session.is_ready]
-        ready = [live for live in idle if live.saving is None and self._vault.is_whole(live)]
-        return idle, sorted(ready, key=lambda live: live.record.last_used_at)
+        return sorted(idle, key=lambda live: live.record.last_used_at)
+
+    def _may_sleep(self, live: Live) -> bool:
+        return live.saving is None and self._vault.is_whole(live)
 
     def _hibernate_old(self, ready: list[Live]) -> None:
         """Hibernate those that were not used for long, and look again when the next one will be."""
@@ -81,8 +89,8 @@ class Pool:
 
     def _pressed(self) -> None:
         """Memory is short: one session at a time, for the pressure tells itself again while it lasts."""
-        for live in self._idle()[1]:
-            if _unused_s(live) >= RECENT_S:
+        for live in self._idle():
+            if self._may_sleep(live) and _unused_s(live) >= RECENT_S:
                 self._hibernate(live, "hibernated: memory was short")
                 return
 

@@ -40,8 +40,10 @@ from omega_sessiond.messages import (
     Lost,
     PatchSession,
     PruneRequest,
+    RestoreRequest,
     Seconds,
     SessionState,
+    SnapshotRequest,
 )
 from omega_sessiond.service import Service
 
@@ -87,6 +89,10 @@ class OutputQuery(Struct, frozen=True, forbid_unknown_fields=True):
     offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
     limit: Annotated[int, Meta(ge=1, le=8 * 1024 * 1024)] | None = None
     find: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
+class TimelineQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
 
 
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -231,6 +237,28 @@ async def save(service: Service, call: Call) -> Any:
     return await service.states.save(call.params[0])
 
 
+async def snapshot(service: Service, call: Call) -> Any:
+    made = await service.states.snapshot(call.params[0], call.body)
+    return Reply(201, msgspec.json.encode(made) + b"\n")
+
+
+def snapshots(service: Service, call: Call) -> Any:
+    return service.states.snapshots(call.params[0])
+
+
+def delete_snapshot(service: Service, call: Call) -> Any:
+    service.states.delete_snapshot(call.params[0], call.params[1])
+    return Reply(204, b"")
+
+
+async def restore(service: Service, call: Call) -> Any:
+    return await service.states.restore(call.params[0], call.body)
+
+
+def timeline(service: Service, call: Call) -> Any:
+    return service.states.timeline(call.params[0], call.query.limit)
+
+
 async def input_(service: Service, call: Call) -> Any:
     return await service.input(call.params[0], call.body)
 
@@ -345,6 +373,11 @@ ROUTES = (
     Route("POST", _SESSION + "/kill", kill, body=EndRequest, body_is_optional=True),
     Route("POST", _SESSION + "/restart", restart, body=EndRequest, body_is_optional=True),
     Route("POST", _SESSION + "/save", save),
+    Route("GET", _SESSION + "/snapshots", snapshots),
+    Route("POST", _SESSION + "/snapshots", snapshot, body=SnapshotRequest),
+    Route("DELETE", _SESSION + "/snapshots/{snapshot}", delete_snapshot),
+    Route("POST", _SESSION + "/restore", restore, body=RestoreRequest),
+    Route("GET", _SESSION + "/timeline", timeline, query=TimelineQuery),
     Route("POST", _SESSION + "/input", input_, body=InputRequest),
     Route("POST", _SESSION + "/complete", complete, body=CompleteRequest),
     Route("POST", _SESSION + "/inspect", inspect, body=InspectRequest),

@@ -125,7 +125,7 @@ class Service:
         )
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
         self._pool = Pool(settings, self._keeper)
-        self.states = States(self._keeper, self._find, self._view)
+        self.states = States(settings, journal, self._keeper, self)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
@@ -148,7 +148,7 @@ class Service:
 
     # ---- sessions ----
 
-    def _find(self, name: str) -> Live:
+    def find(self, name: str) -> Live:
         live = self._keeper.by_name.get(name)
         if live is None:
             _check_name(name)
@@ -183,17 +183,17 @@ class Service:
                 break
             found.append(live)
         if not with_usage:
-            return [self._view(live) for live in found]
+            return [self.view(live) for live in found]
         used = usage.sample_many([live.host.pid for live in found if live.host is not None])
-        return [self._view(live, None if live.host is None else used[live.host.pid]) for live in found]
+        return [self.view(live, None if live.host is None else used[live.host.pid]) for live in found]
 
     def session(self, name: str) -> SessionView:
         """One session, with what it uses now."""
-        live = self._find(name)
+        live = self.find(name)
         sampled = None if live.host is None else usage.sample(live.host.pid)
-        return self._view(live, sampled)
+        return self.view(live, sampled)
 
-    def _view(self, live: Live, used: Usage | None = None) -> SessionView:
+    def view(self, live: Live, used: Usage | None = None) -> SessionView:
         record = live.record
         return SessionView(
             id=record.id,
@@ -221,18 +221,18 @@ class Service:
         """Make a session and its host. Raises SessionExists, EngineUnavailable, InvalidField, HostFailed."""
         if request.name in self._keeper.by_name:
             raise SessionExists(f"Session '{request.name}' exists already")
-        live = self._create(request.name, request)
+        live = self.make(request.name, request)
         self._keeper.handle(live, decide.StartAsked())
         try:
             await live.settled.wait()
             _raise_failure(live)
         except HostFailed:
             if not live.work and live.session.link == "absent":
-                self._remove(live)
+                self.remove(live)
             raise
-        return self._view(live)
+        return self.view(live)
 
-    def _create(self, name: str, options: CreateOptions) -> Live:
+    def make(self, name: str, options: CreateOptions) -> Live:
         self._refuse_when_stopping()
         _check_name(name)
         env = birthplace.scrub(dict(os.environ)) if options.env is None else options.env
@@ -301,7 +301,7 @@ class Service:
 
     async def patch(self, name: str, request: PatchSession) -> SessionView:
         """Change limits, at once also those of the running host, and labels."""
-        live = self._find(name)
+        live = self.find(name)
         limits = live.record.limits
         if request.limits is not UNSET:
             merged = msgspec.structs.asdict(limits) | request.limits
@@ -325,20 +325,20 @@ class Service:
         self._keeper.committed()
         if "limits" in fields:
             await self._keeper.containment.apply_limits(live)
-        return self._view(live)
+        return self.view(live)
 
     async def delete(self, name: str, request: EndRequest) -> None:
         """End the host, then remove the session with its history."""
-        live = self._find(name)
+        live = self.find(name)
         live.is_deleted = True
         try:
             await self._keeper.end(live, "deleted", self._budget(request))
             if self._keeper.by_name.get(name) is live:
-                self._remove(live)
+                self.remove(live)
         finally:
             live.is_deleted = self._keeper.by_name.get(name) is not live
 
-    def _remove(self, live: Live) -> None:
+    def remove(self, live: Live) -> None:
         record = live.record
         self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
         live.is_deleted = True
@@ -356,7 +356,7 @@ class Service:
 
     async def prune(self, request: PruneRequest) -> PruneReport:
         """Remove old history: what the settings let go, or what the request names instead."""
-        session_id = None if request.session is None else self._find(request.session).record.id
+        session_id = None if request.session is None else self.find(request.session).record.id
         policy = by_settings(self._settings)
         age_s, keep, max_bytes = request.older_than_s, request.keep, request.max_bytes
         if (age_s, keep, max_bytes) != (None, None, None):
@@ -373,10 +373,10 @@ class Service:
         live = self._keeper.by_name.get(name)
         if live is None:
             if request.create is False:
-                self._find(name)
-            live = self._create(name, CreateOptions() if request.create is True else _options(request.create))
+                self.find(name)
+            live = self.make(name, CreateOptions() if request.create is True else _options(request.create))
         else:
-            self._find(name)
+            self.find(name)
         record, session = live.record, live.session
         key = request.idempotency_key
         if key is not None and (earlier := self._journal.by_key(record.id, key)) is not None:
@@ -478,7 +478,7 @@ class Service:
             self._keeper.interrupt(live, work, "disconnect")
 
     def execution(self, name: str, execution_id: int, max_output: int | None = None) -> Execution:
-        live = self._find(name)
+        live = self.find(name)
         work = live.work.get(execution_id)
         row = work.record if work is not None else self._row(live, execution_id)
         return self._execution(row, name, max_output, work)
@@ -494,7 +494,7 @@ class Service:
     ) -> list[Execution]:
         """History, oldest first: at most `limit` from the id after `after` on, or the `last` ones, those `before` an id
         alone. Their outputs are bounded for a list unless `max_output` says otherwise."""
-        live = self._find(name)
+        live = self.find(name)
         if last is None:
             rows = self._journal.executions(live.record.id, after, limit)
         else:
@@ -504,14 +504,14 @@ class Service:
 
     def output(self, name: str, execution_id: int, offset: int, limit: int) -> OutputPiece:
         """A piece of the whole output, in bytes of its UTF-8."""
-        row = self._row(self._find(name), execution_id)
+        row = self._row(self.find(name), execution_id)
         text, start, following = self._journal.piece(execution_id, offset, limit)
         done = row.status not in UNFINISHED and following >= row.output_bytes
         return OutputPiece(start, text, following, row.output_bytes, row.dropped_bytes, done)
 
     def data(self, name: str, execution_id: int, number: int) -> tuple[PartRecord, Iterator[bytes]]:
         """A rich part and its bytes."""
-        row = self._row(self._find(name), execution_id)
+        row = self._row(self.find(name), execution_id)
         record = self._journal.parts.one(execution_id, number)
         if record is None or (not record.is_settled and row.status in UNFINISHED):
             raise DataNotFound(f"Execution {execution_id} has no part {number}")
@@ -524,7 +524,7 @@ class Service:
         """Where a literal text stands in the whole output."""
         if not text:
             raise InvalidField("`find` must not be empty")
-        self._row(self._find(name), execution_id)
+        self._row(self.find(name), execution_id)
         offsets = self._journal.find(execution_id, text, FIND_LIMIT + 1)
         return OutputMatches(text, offsets[:FIND_LIMIT], len(offsets) > FIND_LIMIT)
 
@@ -534,7 +534,7 @@ class Service:
 
     def follow_execution(self, name: str, execution_id: int, max_output: int | None = None) -> AsyncIterator[bytes]:
         """The events of one execution from its first to its end, which carries the whole execution."""
-        live = self._find(name)
+        live = self.find(name)
         work = live.work.get(execution_id)
         kept = None if work is not None else self._row(live, execution_id)
 
@@ -549,7 +549,7 @@ class Service:
 
     async def interrupt(self, name: str, request: InterruptRequest) -> Stopped:
         """Interrupt what runs, or take back what is queued. Never waits for the queue; what has ended is left alone."""
-        live = self._find(name)
+        live = self.find(name)
         id = request.execution_id
         if id is not None and id in live.session.queue and live.work[id].record.status == "queued":
             self._keeper.handle(live, decide.Withdrawn(id))
@@ -585,14 +585,14 @@ class Service:
 
     def _stopped(self, live: Live, id: int | None, steps: list[Step], kept: bool, note: str) -> Stopped:
         execution = None if id is None or live.is_deleted else self.execution(live.record.name, id)
-        return Stopped(self._view(live), execution, steps, kept, note)
+        return Stopped(self.view(live), execution, steps, kept, note)
 
     def _budget(self, request: EndRequest) -> float:
         return self._settings.stop_budget_s if request.budget_s is None else request.budget_s
 
     async def kill(self, name: str, request: EndRequest) -> Stopped:
         """End the session's process; its name and history stay, its variables go but for what is saved."""
-        live = self._find(name)
+        live = self.find(name)
         running = live.session.running
         steps = await self._keeper.end(live, "killed", self._budget(request))
         saved = self._keeper.vault.current(live)
@@ -606,7 +606,7 @@ class Service:
 
     async def restart(self, name: str, request: EndRequest) -> Stopped:
         """End the session's process and start a new one, with no variables: a checkpoint stays as a snapshot."""
-        live = self._find(name)
+        live = self.find(name)
         running = live.session.running
         kept = self._keeper.vault.give_up(live, "restart")
         steps = await self._keeper.end(live, "restarted", self._budget(request), successor=True)
@@ -619,7 +619,7 @@ class Service:
 
     async def input(self, name: str, request: InputRequest) -> Execution:
         """Answer the input() an execution waits in."""
-        live = self._find(name)
+        live = self.find(name)
         id = request.execution_id
         work = live.work.get(id)
         if work is None:
@@ -648,7 +648,7 @@ class Service:
         return msgspec.convert(await self._question(name, "is_complete", request), IsCompleteReply)
 
     async def _question(self, name: str, kind: str, request: CompleteRequest | IsCompleteRequest) -> dict[str, Any]:
-        live = self._find(name)
+        live = self.find(name)
         if live.session.link == "starting":
             await live.settled.wait()
         if live.session.state == "dead":

@@ -147,7 +147,7 @@ class Shelf:
         with self._atomic:
             self._execute("DELETE FROM snapshots WHERE id = ?", (id,))
 
-    # ---- restores ----
+    # ---- restores: every time a process went on from a checkpoint ----
 
     def add_restore(self, session_id: str, at: str, after_id: int, source: dict[str, Any]) -> None:
         with self._atomic:
@@ -159,7 +159,16 @@ class Shelf:
     def restores(self, session_id: str) -> list[RestoreRecord]:
         """Those of a session, oldest first."""
         rows = self._database.rows(f"SELECT {_RESTORE} FROM restores WHERE session_id = ? ORDER BY id", (session_id,))
-        return [RestoreRecord(id, session, at, after, _source(source)) for id, session, at, after, source in rows]
+        return [_restore(row) for row in rows]
+
+    def copies(self, session_id: str) -> list[tuple[str, RestoreRecord]]:
+        """The other sessions that began with a state of this one, by name."""
+        rows = self._database.rows(
+            f"SELECT s.name, {', '.join('r.' + name for name in RestoreRecord.__struct_fields__)} FROM restores r"
+            " JOIN sessions s ON s.id = r.session_id WHERE r.source ->> 'session_id' = ? ORDER BY r.id",
+            (session_id,),
+        )
+        return [(name, _restore(row)) for name, *row in rows]
 
 
 def _stored(value: object) -> object:
@@ -170,6 +179,12 @@ def _checkpoint(row: Sequence[Any]) -> CheckpointRecord:
     fields = dict(zip(CheckpointRecord.__struct_fields__, row, strict=True))
     fields["left_out"], fields["obstacles"] = _names(fields["left_out"]), _list(fields["obstacles"])
     return CheckpointRecord(**fields)
+
+
+def _restore(row: Sequence[Any]) -> RestoreRecord:
+    fields = dict(zip(RestoreRecord.__struct_fields__, row, strict=True))
+    fields["source"] = _source(fields["source"])
+    return RestoreRecord(**fields)
 
 
 def _snapshot(row: Sequence[Any]) -> SnapshotRecord:

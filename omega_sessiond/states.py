@@ -1,27 +1,234 @@
-"""The use-cases of saved state, whoever asks. Knows no HTTP; how a session is saved is the vault's."""
+"""The use-cases of saved state, whoever asks: save, snapshots, restore, timeline. Knows no HTTP; how a session is saved
+and woken is the vault's and the keeper's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from typing import Protocol
 
+from msgspec.structs import replace
+
+from omega_sessiond import paths, timeline
+from omega_sessiond.config import Settings
+from omega_sessiond.database import from_system
+from omega_sessiond.errors import (
+    CannotSave,
+    HostFailed,
+    JournalError,
+    SessionBusy,
+    SessionExists,
+    SnapshotExists,
+    SnapshotNotFound,
+)
+from omega_sessiond.host import Launch
+from omega_sessiond.journal import Journal, Keep
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
-from omega_sessiond.messages import Session
+from omega_sessiond.messages import (
+    CreateOptions,
+    Restored,
+    RestoreRequest,
+    Session,
+    Snapshot,
+    SnapshotRequest,
+    Timeline,
+    now,
+)
+from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
+
+
+class Sessions(Protocol):
+    """What this needs of the use-cases of sessions."""
+
+    def find(self, name: str) -> Live:
+        """Raises SessionNotFound."""
+
+    def make(self, name: str, options: CreateOptions) -> Live:
+        """A session without a process."""
+
+    def remove(self, live: Live) -> None: ...
+
+    def view(self, live: Live) -> Session: ...
 
 
 class States:
-    """Of all sessions; `find` is by name and raises SessionNotFound, `view` shows one."""
+    """The saved states of all sessions."""
 
-    def __init__(self, keeper: Keeper, find: Callable[[str], Live], view: Callable[[Live], Session]) -> None:
+    def __init__(self, settings: Settings, journal: Journal, keeper: Keeper, sessions: Sessions) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._shelf = journal.shelf
         self._keeper = keeper
         self._vault = keeper.vault
-        self._find = find
-        self._view = view
+        self._sessions = sessions
+
+    async def _settled(self, name: str) -> Live:
+        live = self._sessions.find(name)
+        if live.session.link in ("starting", "reconnecting"):
+            await live.settled.wait()
+        return live
 
     async def save(self, name: str) -> Session:
         """Save the session now. Raises SessionBusy, CannotSave, HostFailed."""
-        live = self._find(name)
-        if live.session.link in ("starting", "reconnecting"):
-            await live.settled.wait()
+        live = await self._settled(name)
         await self._vault.save(live)
-        return self._view(live)
+        return self._sessions.view(live)
+
+    async def _save_changes(self, live: Live) -> CheckpointRecord | None:
+        """The checkpoint of the present state, made now when there is none; None for a session that never had one."""
+        view = self._vault.view(live)
+        if live.host is not None and (view is None or view.id is None or not view.is_current):
+            await self._vault.save(live)
+        elif live.host is not None and not live.session.is_at_rest:
+            raise SessionBusy(f"Session '{live.record.name}' is {live.session.state}")
+        return self._vault.current(live)
+
+    # ---- snapshots ----
+
+    async def snapshot(self, name: str, request: SnapshotRequest) -> Snapshot:
+        """Give the present state a name. Raises SnapshotExists, SessionBusy, CannotSave."""
+        live = await self._settled(name)
+        self._refuse_name(live, request.name)
+        checkpoint = await self._save_changes(live)
+        if checkpoint is None:
+            raise CannotSave(f"Session '{name}' has no process and no checkpoint")
+        self._refuse_name(live, request.name)  # another request may have been faster
+        made = self._shelf.add_snapshot(live.record.id, checkpoint.id, request.name, now(), request.note, request.tags)
+        return _view(made, checkpoint)
+
+    def _refuse_name(self, live: Live, name: str) -> None:
+        if self._shelf.snapshot(live.record.id, name) is not None:
+            raise SnapshotExists(f"Session '{live.record.name}' has a snapshot '{name}' already")
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """Those of a session, oldest first."""
+        return [_view(*found) for found in self._named(self._sessions.find(name))]
+
+    def _named(self, live: Live) -> list[tuple[SnapshotRecord, CheckpointRecord]]:
+        found = []
+        for snapshot in self._shelf.snapshots(live.record.id):
+            checkpoint = self._shelf.checkpoint(snapshot.checkpoint_id)
+            assert checkpoint is not None, "a foreign key"
+            found.append((snapshot, checkpoint))
+        return found
+
+    def _snapshot(self, live: Live, snapshot: str) -> tuple[SnapshotRecord, CheckpointRecord]:
+        for found in self._named(live):
+            if found[0].name == snapshot:
+                return found
+        raise SnapshotNotFound(f"Session '{live.record.name}' has no snapshot '{snapshot[:80]}'")
+
+    def delete_snapshot(self, name: str, snapshot: str) -> None:
+        """Forget a name; its file goes when nothing else needs it."""
+        live = self._sessions.find(name)
+        found, _ = self._snapshot(live, snapshot)
+        with self._journal.atomic():
+            self._shelf.delete_snapshot(found.id)
+            self._shelf.clear(live.record.id, live.record.keep.checkpoint_id)
+        self._vault.sweep(live)
+
+    # ---- restore ----
+
+    async def restore(self, name: str, request: RestoreRequest) -> Restored:
+        """Go on from a snapshot, in the session itself or in a new one. Raises SnapshotNotFound, SessionExists,
+        SessionBusy, CannotSave when what there is could not be kept, HostFailed."""
+        live = await self._settled(name)
+        snapshot, checkpoint = self._snapshot(live, request.snapshot)
+        if request.into is not None:
+            return self._copy(live, snapshot, checkpoint, request.into)
+        if live.host is not None and not live.session.is_ready:
+            raise SessionBusy(f"Session '{name}' is {live.session.state}")
+        if live.taken or live.record.keep.checkpoint_id is not None:
+            await self._save_changes(live)
+        source: dict[str, object] = {
+            "snapshot": snapshot.name,
+            "checkpoint": checkpoint.id,
+            "execution_id": checkpoint.execution_id,
+        }
+        kept_as = self._vault.put(live, checkpoint, source)
+        if live.host is not None:
+            budget_s = self._settings.stop_budget_s if request.budget_s is None else request.budget_s
+            await self._keeper.end(live, "restored", budget_s, successor=True)
+            await live.settled.wait()
+            if live.start_failure is not None:
+                raise HostFailed(live.start_failure)
+        else:
+            self._keeper.announce(live)
+        note = f"It goes on from snapshot '{snapshot.name}', after execution {checkpoint.execution_id}."
+        return Restored(self._sessions.view(live), kept_as, note)
+
+    def _copy(self, live: Live, snapshot: SnapshotRecord, checkpoint: CheckpointRecord, into: str) -> Restored:
+        """A new session of the same making, asleep with the snapshot's state."""
+        if into in self._keeper.by_name:
+            raise SessionExists(f"Session '{into}' exists already")
+        record, state_dir = live.record, self._settings.state_dir
+        launch = Launch.load(paths.launch_file(state_dir, record.id))
+        options = CreateOptions(
+            engine=record.engine,
+            python=record.python,
+            cwd=record.cwd,
+            env=launch.env,
+            limits=record.limits,
+            labels=record.labels,
+        )
+        copy = self._sessions.make(into, options)
+        id = os.urandom(6).hex()
+        try:
+            _link_files(
+                f"{paths.checkpoints_dir(state_dir, record.id)}/{checkpoint.id}",
+                f"{paths.checkpoints_dir(state_dir, copy.record.id)}/{id}",
+            )
+            with self._journal.atomic():
+                self._shelf.add(replace(checkpoint, id=id, session_id=copy.record.id))
+                source = {
+                    "snapshot": snapshot.name,
+                    "session": record.name,
+                    "session_id": record.id,
+                    "checkpoint": id,
+                    "execution_id": checkpoint.execution_id,
+                }
+                self._shelf.add_restore(copy.record.id, now(), 0, source)
+                keep = Keep(checkpoint_id=id, covers=checkpoint.execution_id, is_asleep=True)
+                self._keeper.recorder.update(copy, keep=keep)
+        except (OSError, JournalError) as error:
+            self._sessions.remove(copy)
+            refusal = error if isinstance(error, JournalError) else from_system(error, copy.record.name)
+            raise refusal from None
+        copy.session.is_asleep = True
+        self._keeper.announce(copy)
+        note = f"Its next command goes on from snapshot '{snapshot.name}' of session '{record.name}'."
+        return Restored(self._sessions.view(copy), None, note)
+
+    def timeline(self, name: str, limit: int) -> Timeline:
+        """How the session came to where it is, over its newest `limit` executions."""
+        live = self._sessions.find(name)
+        id = live.record.id
+        executions = self._journal.last_executions(id, limit)
+        return Timeline(
+            name, timeline.nodes(executions, self._named(live), self._shelf.restores(id), self._shelf.copies(id))
+        )
+
+
+def _link_files(source: str, target: str) -> None:
+    """The same files under another name: nothing writes to them any more."""
+    os.makedirs(target, mode=0o700)
+    for name in ("header.json", "state"):
+        os.link(f"{source}/{name}", f"{target}/{name}")
+
+
+def _view(snapshot: SnapshotRecord, checkpoint: CheckpointRecord) -> Snapshot:
+    return Snapshot(
+        name=snapshot.name,
+        at=snapshot.at,
+        note=snapshot.note,
+        tags=snapshot.tags,
+        automatic=snapshot.automatic,
+        checkpoint_id=checkpoint.id,
+        execution_id=checkpoint.execution_id,
+        size_bytes=checkpoint.size_bytes,
+        variables=checkpoint.variables,
+        complete=checkpoint.is_complete,
+        left_out=checkpoint.left_out,
+        obstacles=checkpoint.obstacles,
+    )

@@ -236,6 +236,10 @@ class Vault:
         before = [] if lost is None else [lost.reason]
         if frame.reason is None:
             keep = replace(keep, waking_from=None, resumed_from=frame.id)
+            taken_up = self._shelf.checkpoint(frame.id)
+            if taken_up is not None:
+                source = {"checkpoint": frame.id, "execution_id": taken_up.execution_id}
+                self._shelf.add_restore(live.record.id, now(), self._journal.last_begun(live.record.id), source)
             if frame.lost:
                 names = lost.variables if lost is not None and isinstance(lost.variables, list) else []
                 why = [f"{name}: {reason}" for name, reason in sorted(frame.lost.items())[:NAMES_TOLD]]
@@ -318,6 +322,21 @@ class Vault:
                 name = self._keep(live, keep.checkpoint_id, f"before-{why}", why)
                 self._recorder.update(live, keep=replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False))
         return name
+
+    def put(self, live: Live, target: CheckpointRecord, source: dict[str, object]) -> str | None:
+        """Have the session's next process take up `target`. What is saved of the present state stays as a snapshot; its
+        name."""
+        with self._journal.atomic():
+            kept_as = self.give_up(live, "restore")
+            last = self._journal.last_begun(live.record.id)
+            self._shelf.add_restore(live.record.id, now(), last, source)
+            covers = max(last, target.execution_id)
+            keep = replace(
+                live.record.keep, checkpoint_id=target.id, covers=covers, is_asleep=live.host is None, trouble=None
+            )
+            self._recorder.update(live, keep=keep, lost=None)
+        live.session.is_asleep = keep.is_asleep
+        return kept_as
 
     def _keep(self, live: Live, checkpoint_id: str, stem: str, why: str, note: str = "") -> str:
         """Have a checkpoint stay although nobody asked for it: of such ones the newest stay."""

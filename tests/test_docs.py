@@ -73,11 +73,23 @@ def test_routes_are_those_of_the_program() -> None:
         for at in (path, *(path.rpartition("/")[0] + more for more in re.findall(r", `(/\w+)`", route))):
             shown[method, at] = shown.get((method, at), "") + route + text
     assert set(shown) == {
-        (route.method, route.path.replace("{name}", "NAME").replace("{id}", "ID").replace("{n}", "N"))
+        (
+            route.method,
+            route.path.replace("{name}", "NAME")
+            .replace("{id}", "ID")
+            .replace("{n}", "N")
+            .replace("{snapshot}", "SNAPSHOT"),
+        )
         for route in ROUTES
     }
     for route in ROUTES:
-        text = shown[route.method, route.path.replace("{name}", "NAME").replace("{id}", "ID").replace("{n}", "N")]
+        text = shown[
+            route.method,
+            route.path.replace("{name}", "NAME")
+            .replace("{id}", "ID")
+            .replace("{n}", "N")
+            .replace("{snapshot}", "SNAPSHOT"),
+        ]
         fields = [*route.query.__struct_fields__]
         if route.body is not None and not route.path.endswith("/execute"):
             fields += route.body.__struct_fields__

@@ -127,7 +127,12 @@ def test_api_md_names_every_route() -> None:
     """The page for readers leaves out no route and no field of a session or an execution."""
     text = (Path(FILE).parent / "API.md").read_text()
     for route in ROUTES:
-        last = route.path.replace("{name}", "NAME").replace("{id}", "ID").replace("{n}", "N")
+        last = (
+            route.path.replace("{name}", "NAME")
+            .replace("{id}", "ID")
+            .replace("{n}", "N")
+            .replace("{snapshot}", "SNAPSHOT")
+        )
         assert last in text or f"/{last.rpartition('/')[2]}`" in text, route.path
     for kind in (messages.Session, messages.Execution, messages.ExecuteRequest):
         for field in kind.__struct_fields__:

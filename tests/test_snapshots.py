@@ -1,0 +1,171 @@
+"""Named states of sessions: made, listed, gone back to, copied, forgotten; and the tree that tells of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from daemon import wait_until
+from life import Life
+
+Lives = Callable[..., Life]
+WORK = "/api/sessions/work"
+
+
+def snap(life: Life, name: str, **fields: Any) -> Any:
+    return life.post(f"{WORK}/snapshots", {"name": name, **fields})
+
+
+def test_restore_goes_back_and_keeps_what_there_was(life: Life) -> None:
+    """A restored session has the snapshot's state, and the state it had is a snapshot to go back to in its turn."""
+    first = life.run("work", "x = 1; gone = 1")["id"]
+    made = snap(life, "first", note="a start", tags=["clean"])
+    assert (made["execution_id"], made["complete"], made["note"], made["tags"]) == (first, True, "a start", ["clean"])
+    life.run("work", "x = 2; del gone; new = 1")
+    restored = life.post(f"{WORK}/restore", {"snapshot": "first"})
+    assert restored["kept_as"].startswith("before-restore-")
+    done = life.run("work", "x, gone, 'new' in globals()")
+    assert (done["result"], done["lost"]) == ("(1, 1, False)", None) and done["resumed_from"] == made["checkpoint_id"]
+    life.post(f"{WORK}/restore", {"snapshot": restored["kept_as"]})
+    assert life.run("work", "x, new")["result"] == "(2, 1)"
+    names = [row["name"] for row in life.get(f"{WORK}/snapshots")]
+    assert names[:2] == ["first", restored["kept_as"]]
+    assert life.get(f"{WORK}/snapshots")[1]["automatic"] == "restore"
+
+
+def test_restore_into_a_new_session(life: Life) -> None:
+    """The copy sleeps with the snapshot's state until its first command; the two share nothing from then on."""
+    life.run("work", "x = [1]")
+    snap(life, "first")
+    restored = life.post(f"{WORK}/restore", {"snapshot": "first", "into": "copy"})
+    assert restored["session"]["state"] == "hibernated" and restored["kept_as"] is None
+    assert life.call("POST", f"{WORK}/restore", {"snapshot": "first", "into": "copy"}).status == 409
+    assert life.call("DELETE", WORK).status == 204
+    life.restart()
+    done = life.run("copy", "x.append(2); x")
+    assert done["result"] == "[1, 2]" and done["resumed_from"]
+
+
+def test_snapshot_outlives_later_saves_and_goes_with_its_name(life: Life) -> None:
+    """Later checkpoints replace one another and leave a named one alone; forgetting the name removes its files."""
+    life.run("work", "x = 1")
+    kept = snap(life, "first")["checkpoint_id"]
+    directory = life.place.state_dir / "sessions" / life.session("work")["id"] / "checkpoints"
+    for number in (2, 3):
+        life.run("work", f"x = {number}")
+        life.post(f"{WORK}/save")
+    current = life.session("work")["checkpoint"]["id"]
+    assert sorted(os.listdir(directory)) == sorted([kept, current])
+    assert life.call("DELETE", f"{WORK}/snapshots/first").status == 204
+    assert os.listdir(directory) == [current]
+    assert life.call("DELETE", f"{WORK}/snapshots/first").json["code"] == "snapshot_not_found"
+
+
+def test_refusals_name_what_is_wrong(life: Life) -> None:
+    """A name that is taken, one that is unknown, a busy session, and a state that could not be kept."""
+    life.run("work", "x = 1")
+    snap(life, "first")
+    assert life.call("POST", f"{WORK}/snapshots", {"name": "first"}).json["code"] == "snapshot_exists"
+    assert life.call("POST", f"{WORK}/restore", {"snapshot": "none"}).json["code"] == "snapshot_not_found"
+    assert life.call("POST", f"{WORK}/snapshots", {"name": "../x"}).status == 400
+    running = life.begin_running("work", "import time\nwhile True: time.sleep(0.01)")
+    for route, body in (("snapshots", {"name": "busy"}), ("restore", {"snapshot": "first"})):
+        assert life.call("POST", f"{WORK}/{route}", body).json["code"] == "session_busy"
+    life.post(f"{WORK}/interrupt")
+    assert life.finished("work", running)["status"] == "interrupted"
+    life.run("work", "import os\nclass Deadly:\n    def __reduce__(self): os._exit(1)\nd = Deadly()")
+    answer = life.call("POST", f"{WORK}/restore", {"snapshot": "first"})
+    assert answer.json["code"] == "cannot_save"
+    assert life.value("work", "int('d' in globals())") == 1
+
+
+def test_sleeping_session_is_restored_without_waking(lives: Lives) -> None:
+    """A hibernated session takes another snapshot without a process; it wakes with that one."""
+    life = lives(save_interval_ms=100, hibernate_after_s=0.2)
+    life.run("work", "x = 1")
+    snap(life, "first")
+    life.run("work", "x = 2")
+    wait_until(lambda: life.session("work")["state"] == "hibernated", "it sleeps")
+    restored = life.post(f"{WORK}/restore", {"snapshot": "first"})
+    assert restored["session"]["state"] == "hibernated" and restored["kept_as"]
+    assert life.value("work", "x") == 1
+
+
+def test_refused_checkpoint_stays_as_a_snapshot(life: Life) -> None:
+    """A checkpoint that could not be loaded is restored once what hindered it has passed."""
+    module = life.place.base / "helper.py"
+    module.write_text("class Thing: pass")
+    life.run("work", f"import sys; sys.path.append({str(life.place.base)!r}); import helper; t = helper.Thing(); x = 1")
+    life.post(f"{WORK}/save")
+    os.kill(life.session("work")["pid"], signal.SIGKILL)
+    wait_until(lambda: life.session("work")["state"] == "dead", "it is dead")
+    text = module.read_text()
+    module.unlink()
+    done = life.run("work", "1")
+    assert "No module named 'helper'" in done["lost"]["reason"]
+    (kept,) = life.get(f"{WORK}/snapshots")
+    assert kept["automatic"] == "not loaded"
+    module.write_text(text)
+    life.post(f"{WORK}/restore", {"snapshot": kept["name"]})
+    assert life.run("work", "x, type(t).__name__")["result"] == "(1, 'Thing')"
+
+
+def test_timeline_is_a_tree(life: Life) -> None:
+    """What follows a restore hangs from the execution whose state it is; losses and copies branch off."""
+    first = life.run("work", "x = 1")["id"]
+    snap(life, "first")
+    second = life.run("work", "x = 2")["id"]
+    life.post(f"{WORK}/restore", {"snapshot": "first"})
+    third = life.run("work", "x")["id"]
+    life.post(f"{WORK}/restore", {"snapshot": "first", "into": "copy"})
+    os.kill(life.session("work")["pid"], signal.SIGKILL)
+    wait_until(lambda: life.session("work")["state"] == "dead", "it is dead")
+    fourth = life.run("work", "x")["id"]
+    nodes = life.get(f"{WORK}/timeline")["nodes"]
+    by_id = {node["id"]: node for node in nodes}
+
+    def trace(node: Any) -> list[tuple[str, Any]]:
+        found = []
+        while node is not None:
+            found.append((node["kind"], node["execution_id"] or node["title"]))
+            node = by_id.get(node["parent"])
+        return found
+
+    def of(kind: str, title: object) -> Any:
+        (found,) = [n for n in nodes if n["kind"] == kind and title in (n["execution_id"], n["title"])]
+        return found
+
+    assert trace(of("execution", second)) == [("execution", second), ("execution", first)]
+    assert trace(of("execution", third)) == [("execution", third), ("restore", "first"), ("execution", first)]
+    woken = trace(of("execution", fourth))
+    assert [kind for kind, _ in woken] == ["execution", "wake", "execution"] and woken[-1] == ("execution", first)
+    assert trace(of("loss", ""))[1] == ("execution", third)
+    assert trace(of("copy", "copy"))[-1] == ("execution", first)
+    drawn = life.omegactl("timeline", "work").stdout.splitlines()
+    assert len(drawn) == len(nodes) and any(line.startswith("│ ◆ snapshot first") for line in drawn), drawn
+
+
+def test_commands(life: Life) -> None:
+    """save, snapshot, snapshots, restore and timeline speak in words, and in JSON when asked."""
+    life.run("work", "x = 1; g = (i for i in ())")
+    done = life.omegactl("save", "work")
+    assert done.returncode == 0 and "Saved work: but for g, after execution" in done.stderr
+    assert "left out: g: cannot pickle 'generator' object" in done.stderr
+    assert life.omegactl("snapshot", "work", "first", "-m", "a start", "--tag", "t").returncode == 0
+    (row,) = json.loads(life.omegactl("snapshots", "work", "--json").stdout)
+    assert (row["name"], row["note"], row["tags"]) == ("first", "a start", ["t"])
+    assert "first" in life.omegactl("snapshots", "work").stdout
+    life.run("work", "x = 2")
+    done = life.omegactl("restore", "work", "first")
+    assert "kept as snapshot before-restore-" in done.stderr
+    done = life.omegactl("exec", "work", "-c", "x")
+    assert done.stdout == "1\n" and "resumed from" in done.stderr and "g" in done.stderr
+    assert life.omegactl("restore", "work", "first", "--into", "copy").returncode == 0
+    assert json.loads(life.omegactl("timeline", "work", "--json").stdout)["session"] == "work"
+    assert life.omegactl("snapshot", "work", "first", "--delete").returncode == 0
+    assert life.omegactl("restore", "work", "first").returncode == 4
+    assert "but for g" in life.omegactl("ls", "-w").stdout
+    assert "cannot pickle" in life.omegactl("show", "work").stdout
