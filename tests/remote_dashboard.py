@@ -65,6 +65,10 @@ class RemoteDashboard:
         """Wait until the feed stands in one of these ways; which."""
         return str(self._ask("feed_is", *kinds))
 
+    def photograph(self) -> str:
+        """The screen as an SVG."""
+        return str(self._ask("photograph"))
+
     def commands(self) -> list[str]:
         """The command lines logged so far."""
         return [str(line) for line in self._ask("commands")]
@@ -75,6 +79,7 @@ class RemoteDashboard:
 
 async def _serve(width: int, height: int) -> None:
     from dashboard import Driver, driven
+    from photograph import photograph
     from tui.screens.service import ServiceScreen
     from tui.standing import standing
 
@@ -100,6 +105,8 @@ async def _serve(width: int, height: int) -> None:
             case "feed_is":
                 await driver.until(lambda: app.standing.kind in arguments, f"the feed is {arguments}")
                 return app.standing.kind
+            case "photograph":
+                return photograph(app)
             case "commands":
                 return [command.line for command in app.command_log]
         return None

@@ -187,14 +187,19 @@ class Dashboard(App[int]):
         self._draw_pictures()
         changed, came_or_went = self.model.take_changes()
         if changed or came_or_went:
-            for screen in self.screen_stack:
-                if isinstance(screen, LiveScreen) and screen.is_mounted and screen.is_attached:
-                    screen.take(changed, came_or_went)
+            for screen in self._live_screens():
+                screen.take(changed, came_or_went)
+
+    def _live_screens(self) -> list[LiveScreen]:
+        """The screens that have their widgets: not yet those that are just coming, no more those of an app that ends,
+        whose timers outlive them."""
+        if not self.is_running:
+            return []
+        return [s for s in self.screen_stack if isinstance(s, LiveScreen) and s.is_mounted and s.is_attached]
 
     def _tick(self) -> None:
-        for screen in self.screen_stack:
-            if isinstance(screen, LiveScreen) and screen.is_mounted and screen.is_attached:
-                screen.tick()
+        for screen in self._live_screens():
+            screen.tick()
 
     def toggle_pause(self) -> None:
         self.is_paused = not self.is_paused
@@ -315,8 +320,8 @@ class Dashboard(App[int]):
 
     def _show_tape(self, id: str) -> None:
         self._draw_pictures()
-        for screen in self.screen_stack:
-            if isinstance(screen, (Main, Console)) and screen.is_mounted:
+        for screen in self._live_screens():
+            if isinstance(screen, (Main, Console)):
                 screen.detail.take({id})
 
     # ---- pictures ----

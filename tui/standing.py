@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from omega_sessiond.control import Background, Managed
-from omega_sessiond.manager import Unit
+from omega_sessiond.manager import TCP_SOCKET, Unit
 from omega_sessiond.screen import duration, size
 from tui.text import cell
 
@@ -131,6 +131,9 @@ def _unit(unit: Unit, is_ascii: bool, now: float) -> list[Text]:
         absent = _part(f"{GLYPHS['inactive'][is_ascii]} not installed", "dim")
         return [_part(unit.name, "dim"), absent, *[_part("-", "dim")] * 4]
     kind = _kind_of(unit)
+    # A listener that nobody asked for is no trouble.
+    is_unwanted = unit.name == TCP_SOCKET and kind == "inactive" and not unit.enabled.startswith("enabled")
+    style = "dim" if is_unwanted else STYLES[kind]
     word = (
         "listening"
         if kind == "listening"
@@ -140,7 +143,7 @@ def _unit(unit: Unit, is_ascii: bool, now: float) -> list[Text]:
     )
     return [
         _part(unit.name),
-        _part(f"{GLYPHS[kind][is_ascii]} {word}", STYLES[kind]),
+        _part(f"{GLYPHS[kind][is_ascii]} {word}", style),
         _part(_since(unit.since, now)),
         _part("-" if unit.pid is None else str(unit.pid)),
         _part(size(unit.memory_bytes if unit.pid is not None else None)),
@@ -177,7 +180,9 @@ def _process(found: Background, is_ascii: bool, now: float) -> list[Text]:
 
 
 def _since(at: float | None, now: float) -> str:
-    return "-" if at is None else duration(max(round(now - at), 0))
+    if at is None:
+        return "-"
+    return "now" if now - at < 1 else duration(round(now - at))
 
 
 def _part(text: str, style: str = "") -> Text:
