@@ -15,6 +15,7 @@ from benchmarks.cold_start import cold_start
 from benchmarks.command import whole_process
 from benchmarks.dashboard import dashboard
 from benchmarks.driver import RequestFailed
+from benchmarks.engines import line_engines
 from benchmarks.execute import round_trip, throughput
 from benchmarks.figures import Effort, Report
 from benchmarks.journal import share
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "command": whole_process,
     "latency": latency,
     "dashboard": dashboard,
+    "engines": line_engines,
 }
 
 

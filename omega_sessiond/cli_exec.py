@@ -90,7 +90,8 @@ def _follow(call: Invocation, options: Json, form: str, creation: Callable[[], J
         case "json":
             screen.json(execution)
         case "omegallm":
-            screen.json({key: execution[key] for key in ("session", "command", "output")})
+            answer = {key: execution[key] for key in ("session", "command", "output")}
+            screen.json({**answer, "output": execution["output"].removesuffix("\n")})
     tell(screen, execution)
     return exit_code(execution)
 

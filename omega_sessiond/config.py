@@ -105,6 +105,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         str,
         _setting("Interpreter of new Python sessions that name none. Empty means the one behind the daemon's own."),
     ] = ""
+    engine: Annotated[
+        str,
+        _setting("Engine of new sessions that name none.", "OMEGA_ENGINE", min_length=1, max_length=100),
+    ] = "python"
     engines: Annotated[
         dict[str, dict[str, Any]],
         _setting("Line REPLs of your own, a table `[engines.NAME]` each: see docs/engines.md."),

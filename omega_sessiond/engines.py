@@ -163,7 +163,8 @@ def find_program(program: str, search_path: str | None) -> str | None:
 def _command(preset: presets.LinePreset, env: dict[str, str]) -> tuple[list[str], str | None]:
     """The command with its program as a path, and why it cannot be had."""
     command, source = preset.command, ""
-    given = env.get(preset.command_variable, "") if preset.command_variable else ""
+    variable = preset.command_variable
+    given = env.get(variable) or os.environ.get(variable, "") if variable else ""
     if given:
         source = f", which {preset.command_variable} names"
         import shlex  # for a command line alone

@@ -74,7 +74,8 @@ class Invocation:
 
 
 def creation_options(warn: Callable[[str], None]) -> Json:
-    """Working directory, environment and, inside a virtual environment, its interpreter."""
+    """Working directory, environment, the engine that OMEGA_ENGINE names and, inside a virtual environment, its
+    interpreter."""
     options: Json = {}
     try:
         where = os.getcwd()
@@ -91,8 +92,11 @@ def creation_options(warn: Callable[[str], None]) -> Json:
         del environment[name]
         warn(f"left out of the session's environment, not UTF-8: {name}")
     options["env"] = environment
+    engine = environment.get("OMEGA_ENGINE")
+    if engine:
+        options["engine"] = engine
     venv = os.environ.get("VIRTUAL_ENV")
-    if venv:
+    if venv and (engine or "python") == "python":
         python = os.path.join(venv, "bin", "python")
         if os.access(python, os.X_OK):
             options["python"] = python

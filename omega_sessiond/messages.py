@@ -203,9 +203,10 @@ Labels = dict[Annotated[str, Meta(min_length=1, max_length=63)], Annotated[str, 
 
 
 class CreateOptions(_Request, frozen=True):
-    """How a session is made. `env` is the whole environment of its host, `cwd` an absolute path."""
+    """How a session is made. `env` is the whole environment of its host, `cwd` an absolute path; `engine` None is what
+    the settings say."""
 
-    engine: Annotated[str, Meta(min_length=1, max_length=100)] = "python"
+    engine: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     python: Annotated[str, Meta(min_length=1)] | None = None
     cwd: Annotated[str, Meta(pattern="^/")] | None = None
     env: dict[str, str] | None = None

@@ -236,7 +236,10 @@ class Service:
         self._refuse_when_stopping()
         _check_name(name)
         env = birthplace.scrub(dict(os.environ)) if options.env is None else options.env
-        resolved = self._engines.resolve(options.engine, options.python, env)
+        engine = options.engine or self._settings.engine
+        # Who names no engine names an interpreter for the case that it is Python.
+        python = options.python if options.engine is not None or engine == "python" else None
+        resolved = self._engines.resolve(engine, python, env)
         cwd = options.cwd or env.get("HOME") or paths.home()
         if not os.path.isdir(cwd):
             raise InvalidField(f"The directory '{cwd}' does not exist", hint="Name an existing directory in `cwd`.")
@@ -255,7 +258,7 @@ class Service:
         record = SessionRecord(
             id=id,
             name=name,
-            engine=options.engine,
+            engine=engine,
             python=resolved.python,
             cwd=cwd,
             created_at=at,
@@ -271,7 +274,7 @@ class Service:
         launch = Launch(
             session=id,
             name=name,
-            engine=options.engine,
+            engine=engine,
             python=resolved.python or "",
             cwd=cwd,
             env=env,
@@ -287,7 +290,7 @@ class Service:
         try:
             os.makedirs(directory, mode=0o700)
             launch.save(paths.launch_file(self._state_dir, id))
-            self._journal.add_session(record, SessionCreated(at, id, name, options.engine, record.labels))
+            self._journal.add_session(record, SessionCreated(at, id, name, engine, record.labels))
         except (OSError, JournalError) as error:
             _remove_directory(directory)
             refusal = error if isinstance(error, JournalError) else from_system(error, directory)

@@ -84,11 +84,11 @@ class Life(Caller):
         except OSError:
             return False
 
-    def omegactl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a client command in this place, to its end."""
+    def omegactl(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a client command in this place, to its end; `env` adds to its environment."""
         return subprocess.run(
             [*OMEGACTL, *arguments],
-            env=self.place.env,
+            env={**self.place.env, **(env or {})},
             cwd=self.place.home,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -314,7 +314,7 @@ def test_omegallm_users_feel_at_home(omegactl: Omegactl, place: Place) -> None:
     assert omegactl("-s", "work", "-c", "x = 20").code == 0
     assert omegactl("-s", "work", "-c", "x + 1").out == "21\n"
     found = json.loads(omegactl("-s", "work", "-c", "x", "--json").out)
-    assert found == {"session": "work", "command": "x", "output": "20\n"}
+    assert found == {"session": "work", "command": "x", "output": "20"}
     (place.home / "code.py").write_text("x * 2")
     assert omegactl("--session=work", "-f", "code.py").out == "40\n"
     assert omegactl("-s", "work", "-c", "1/0").code == 1

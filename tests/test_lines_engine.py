@@ -6,6 +6,7 @@ OmegaLLM, and hosts are driven over their real sockets.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from hostdriver import HostProcess, Hosts, Run, until
+from life import Life
 from omega_sessiond.config import Settings
 from omega_sessiond.engines import Catalogue
 
@@ -156,6 +158,15 @@ def test_no_fresh_program_where_the_state_would_not_come_back(start: Start) -> N
     assert kept.stdout == "=> 10\n"
     assert "goes on: a fresh one would lack something" in kept.stderr
     assert "unbound var x" in kept.stderr
+
+
+def test_command_line_answers_as_omegas_own(life: Life) -> None:
+    """With OMEGA_ENGINE the short form creates OmegaLLM sessions and prints their answers, as text and as JSON."""
+    env = {"OMEGA_ENGINE": "omega", "OMEGA_REPL": REPL}
+    assert life.omegactl("-s", "work", "-c", "(define x 10)", env=env).stdout == "=> x\n"
+    assert life.omegactl("-s", "work", "-c", "x", env=env).stdout == "=> 10\n"
+    answer = json.loads(life.omegactl("-s", "work", "-c", "(+ x 1)", "--json", env=env).stdout)
+    assert (answer["session"], answer["command"], answer["output"]) == ("work", "(+ x 1)", "=> 11")
 
 
 # ---- a table of one's own ----

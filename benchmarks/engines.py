@@ -1,0 +1,108 @@
+"""A command in a session of a line REPL, beside the same command to the same REPL on bare pipes, and beside `1+1` in a
+Python session: what the engine adds is at most what an execute costs at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from itertools import chain
+
+from benchmarks.driver import Client, request
+from benchmarks.execute import BODY, EXECUTED, execute
+from benchmarks.figures import Effort, Goal, Judged, Report, Samples
+from benchmarks.servers import Site
+from omega_sessiond.config import Settings
+from omega_sessiond.engines import Catalogue
+from omega_sessiond.errors import EngineUnavailable
+from omega_sessiond.hosts.framing import Mark, Token, fill, values_of
+
+COMMANDS = {"bash": ":", "node": "1+1", "omega": "(+ 1 1)"}
+"""`omega` is measured where OMEGA_REPL says how to start it."""
+
+
+class Bare:
+    """The REPL on pipes, with the marks of its preset and nothing else: the least that a client can do."""
+
+    def __init__(self, engine: str) -> None:
+        self._preset = Catalogue(Settings()).resolve(engine, None, dict(os.environ)).options
+        env = {**os.environ, **self._preset["env"]}
+        self._process = subprocess.Popen(
+            self._preset["command"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+            cwd="/tmp",
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._say(self._preset["setup"], self._preset["sentinel"], "")
+
+    def time_of(self, command: str) -> float:
+        """Microseconds from sending the command until its mark is there."""
+        template = self._preset["submit"]
+        if "{token}" in template:
+            return self._say("", template, command)
+        return self._say("", template + self._preset["sentinel"], command)
+
+    def _say(self, before: str, template: str, command: str) -> float:
+        token = Token()
+        data = (before + fill(template, token, values_of(command))).encode()
+        mark = Mark("end", self._preset["mark"], token).before
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        begun = time.perf_counter()
+        stdin.write(data)
+        heard = b""
+        while mark not in heard:
+            heard += os.read(stdout.fileno(), 65536)
+        return (time.perf_counter() - begun) * 1e6
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def line_engines(site: Site, effort: Effort) -> Report:
+    rounds, each = effort.count(20, 2), effort.count(40, 3)
+    report = Report("engines", f"a command in a line REPL, {rounds} rounds of {each} a side")
+    with site.daemon() as path, Client(path) as client:
+        for engine, command in COMMANDS.items():
+            if engine == "omega" and not os.environ.get("OMEGA_REPL"):
+                continue
+            try:
+                bare = Bare(engine)
+            except EngineUnavailable as error:
+                report.notes.append(f"{engine}: {error.message}")
+                continue
+            try:
+                _measure(report, client, bare, engine, command, rounds, each)
+            finally:
+                bare.close()
+    return report
+
+
+def _measure(report: Report, client: Client, bare: Bare, engine: str, command: str, rounds: int, each: int) -> None:
+    options = {"name": engine, "engine": engine, "env": dict(os.environ), "cwd": "/tmp"}
+    client.ask("POST", "/api/sessions", json.dumps(options).encode())
+    body = json.dumps({"command": command}).encode()
+    whole_request = request("POST", f"/api/sessions/{engine}/execute", body)
+    python = execute("python")
+    client.ask("POST", "/api/sessions/python/execute", BODY)
+    sides: tuple[list[list[float]], list[list[float]], list[list[float]]] = ([], [], [])
+    for _ in range(rounds):
+        sides[0].append([bare.time_of(command) for _ in range(each)])
+        sides[1].append([client.time_of(whole_request, b'"status":"ok"') for _ in range(each)])
+        sides[2].append([client.time_of(python, EXECUTED) for _ in range(each)])
+    shares = [
+        (statistics.median(ours) - statistics.median(alone)) / statistics.median(base)
+        for alone, ours, base in zip(*sides, strict=True)
+    ]
+    names = (f"{engine}, bare pipes", f"{engine}, session", f"1+1 in Python, beside {engine}")
+    report.samples += [Samples(name, "us", [*chain(*values)]) for name, values in zip(names, sides, strict=True)]
+    report.judged.append(
+        Judged(f"({engine} session - bare) / Python execute", statistics.median(shares), [Goal("now", 1.0)])
+    )
