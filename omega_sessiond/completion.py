@@ -52,7 +52,9 @@ def _bash(commands: list[_Command]) -> str:
     return f"""# omegactl completion for bash: source <(omegactl completion bash)
 _omegactl() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} words="{names}" at
-  case $previous in -f | --cwd | --python | --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;; esac
+  case $previous in
+    -f | --cwd | --python | --save | --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+  esac
   for ((at = 1; at < COMP_CWORD; at++)); do
     case ${{COMP_WORDS[at]}} in
 {chr(10).join("    " + case for case in cases)}

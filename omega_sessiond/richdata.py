@@ -11,7 +11,7 @@ from omega_sessiond import filetypes
 from omega_sessiond.errors import DataNotFound
 from omega_sessiond.invocation import Invocation, UsageError
 from omega_sessiond.screen import size
-from omega_sessiond.terminal import sanitize
+from omega_sessiond.terminal import one_line, sanitize
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ def how_to_get(execution: Json) -> Iterator[str]:
     endings = Counter(filetypes.extension(part["mime"]) for part in parts if "href" in part)
     for part in parts[:TOLD]:
         if "href" not in part:
-            yield f"{part['mime']}: omitted, {part['omitted']}"
+            yield f"{part['mime']}: omitted, {one_line(part['omitted'])}"
             continue
         ending = filetypes.extension(part["mime"])
         is_chosen_by_name = endings[ending] == 1 if ending else endings.total() == 1

@@ -219,7 +219,7 @@ class HostProcess:
         options: Mapping[str, Any] = MappingProxyType({}),
         head_bytes: int = 1 << 28,
         tail_bytes: int = 1 << 20,
-        data_bytes: int = 1 << 26,
+        data_bytes: int | None = 1 << 26,
         nofile: list[int] | None = None,
         env: dict[str, str] | None = None,
         files: Mapping[str, str] = MappingProxyType({}),
@@ -250,6 +250,8 @@ class HostProcess:
             "cwd": str(self.work),
             "python": python,
         }
+        if data_bytes is None:  # as a version wrote it that knew no rich data
+            del launch["data_bytes"]
         file = directory / "launch.json"
         file.write_text(json.dumps(launch))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

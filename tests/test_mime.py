@@ -241,3 +241,9 @@ def test_large_parts_do_not_keep_children_and_daemons_waiting(host: HostProcess)
     kinds = [kind for kind, _ in groupby(frame["t"] for frame in run.frames if frame["t"] in ("data", "output"))]
     assert kinds == ["output", "data", "output"]
     assert run.parts[0]["bytes"] == bytes(20_000_000)
+
+
+def test_a_session_from_before_there_was_rich_data_has_it_when_it_wakes(hosts: Hosts) -> None:
+    """A launch file that names no bound means the usual one."""
+    run = show(hosts(data_bytes=None), "def _repr_latex_(self): return '$x$'")
+    assert shown(run) == {"text/latex": "$x$"}
