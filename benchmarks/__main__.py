@@ -19,6 +19,7 @@ from benchmarks.engines import line_engines
 from benchmarks.execute import round_trip, throughput
 from benchmarks.figures import Effort, Report
 from benchmarks.journal import share
+from benchmarks.jupyter import kernel
 from benchmarks.latency import latency
 from benchmarks.servers import Site
 from benchmarks.sessions import new_session
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "latency": latency,
     "dashboard": dashboard,
     "engines": line_engines,
+    "jupyter": kernel,
 }
 
 

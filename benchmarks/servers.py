@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import compileall
 import fcntl
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -119,14 +120,24 @@ class Site:
         ours = library / "omega_sessiond"
         shutil.copytree(PACKAGE, ours, ignore=shutil.ignore_patterns("__pycache__"))
         compileall.compile_dir(ours, quiet=2)
-        for name in NEEDED:
+        self.library = library
+        self.lend(*NEEDED)
+        return str(home / "bin" / "python")
+
+    def lend(self, *names: str, metadata: str = "") -> None:
+        """Link packages of our own environment into the one that is measured, and the `metadata` of one distribution,
+        which says what it offers to others."""
+        files = (importlib.metadata.files(metadata) or []) if metadata else []
+        for described in {Path(file.locate()).parent for file in files if file.name == "METADATA"}:
+            if not (self.library / described.name).exists():
+                (self.library / described.name).symlink_to(described)
+        for name in names:
             spec = importlib.util.find_spec(name)
             assert spec is not None and spec.origin is not None, name
             origin = Path(spec.origin)
             source = origin.parent if origin.name == "__init__.py" else origin
-            (library / source.name).symlink_to(source)
-        self.library = library
-        return str(home / "bin" / "python")
+            if not (self.library / source.name).exists():
+                (self.library / source.name).symlink_to(source)
 
     def _client_command(self) -> str:
         """omegactl as install.sh writes it."""
