@@ -191,6 +191,12 @@ def new(call: Invocation) -> int:
     return _changed(call, row, "Created")
 
 
+def fork(call: Invocation) -> int:
+    """omegactl fork."""
+    row = call.client.post(f"{session_path(call.args.name)}/fork", {"name": call.args.copy})
+    return _changed(call, row, f"Forked {call.args.name}:")
+
+
 def set_(call: Invocation) -> int:
     """omegactl set."""
     args = call.args

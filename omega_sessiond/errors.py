@@ -23,6 +23,7 @@
     │   ├── SessionBusy             needs an engine at rest
     │   ├── IdempotencyConflict     the key belongs to another command
     │   ├── NotWaitingInput
+    │   ├── CannotFork              what the session holds beside its variables, which no fork takes along
     │   └── CannotSave              the session's state cannot be saved just now, and why
     ├── BodyTooLarge            413
     ├── HeadersTooLarge         431
@@ -176,6 +177,11 @@ class SnapshotExists(Conflict):
 class SessionBusy(Conflict):
     code = "session_busy"
     hint = "Wait for the running command, or interrupt it."
+
+
+class CannotFork(Conflict):
+    code = "cannot_fork"
+    hint = "End what it names, then fork again."
 
 
 class IdempotencyConflict(Conflict):

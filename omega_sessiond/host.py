@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from omega_sessiond import eventloop, paths, wire
 from omega_sessiond.birthplace import MAIN
-from omega_sessiond.errors import HostFailed, OmegaError
+from omega_sessiond.errors import CannotFork, HostFailed, OmegaError
 from omega_sessiond.link import Link
 from omega_sessiond.messages import Bye, HostFrame, HostHello, Limits, Step, now
 from omega_sessiond.nursery import Birth, Nursery
@@ -211,6 +211,29 @@ class Host:
             raise HostFailed("The session's process has ended")
         self._link, self.hello = link, hello
         return hello
+
+    async def fork(self, session_id: str, state_dir: str, scope_limits: Limits, timeout_s: float) -> Host:
+        """Have this process copied: the grip on the copy. Raises CannotFork, which says what stands in the way, and
+        HostFailed."""
+        order = {"launch": paths.launch_file(state_dir, session_id), "socket": paths.host_socket(state_dir, session_id)}
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self.ask("fork", **order)
+        except TimeoutError:
+            raise HostFailed(f"The session's process was not copied within {timeout_s:g} s") from None
+        if "refused" in answer:
+            raise CannotFork(f"It cannot be forked, for it has: {', '.join(answer['refused'])}")
+        process = None
+        if "pid" in answer:
+            process = Process.find(answer["pid"], answer["start_time"], boot_id())
+        if process is None:
+            raise HostFailed(f"The session's process could not be copied: {answer.get('failed', 'the copy has ended')}")
+        return Host(process, session_id, state_dir, "", scope_limits)
+
+    def reap(self, pid: int) -> None:
+        """A copy that was made of this process has ended, and is its child."""
+        if self._link is not None:
+            self._link.send_control({"t": "reap", "id": pid})
 
     async def enter_scope(self, scopes: Scopes, unit: str, description: str, stop_s: float) -> None:
         """Move the process into a scope of its own, with its limits."""

@@ -36,6 +36,7 @@ from omega_sessiond.messages import (
     InputRequested,
     Limits,
     Lost,
+    Parent,
     SessionCreated,
     SessionDeleted,
     Stream,
@@ -92,6 +93,7 @@ class SessionRecord(Struct, frozen=True):
     host: HostRecord | None
     host_seq: int
     keep: Keep = Keep()
+    parent: Parent | None = None
 
 
 class ExecutionRecord(Struct, frozen=True):
@@ -193,6 +195,7 @@ _labels = msgspec.json.Decoder(dict[str, str]).decode
 _lost = msgspec.json.Decoder(Lost).decode
 _host = msgspec.json.Decoder(HostRecord).decode
 _keep = msgspec.json.Decoder(Keep).decode
+_parent = msgspec.json.Decoder(Parent).decode
 _error = msgspec.json.Decoder(ErrorValue).decode
 
 
@@ -661,6 +664,7 @@ def _session_record(row: Sequence[Any]) -> SessionRecord:
     fields["lost"] = None if fields["lost"] is None else _lost(fields["lost"])
     fields["host"] = None if fields["host"] is None else _host(fields["host"])
     fields["keep"] = Keep() if fields["keep"] is None else _keep(fields["keep"])
+    fields["parent"] = None if fields["parent"] is None else _parent(fields["parent"])
     return SessionRecord(**fields)
 
 

@@ -25,7 +25,7 @@ from omega_sessiond.containment import Containment
 from omega_sessiond.errors import HostFailed, JournalError, OmegaError
 from omega_sessiond.feed import Feed
 from omega_sessiond.host import Death, Host, Launch
-from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal
+from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal, SessionRecord
 from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import (
     UNFINISHED,
@@ -269,7 +269,7 @@ class Keeper:
                     self._begin(live, live.work[id])
                 case decide.StartHost():
                     live.settled.clear()
-                    live.start_failure = None
+                    live.start_failure = live.start_error = None
                     live.is_starting = True
                     self._spawn(self._start_host(live))
                 case decide.Watch(id):
@@ -519,14 +519,19 @@ class Keeper:
             async with self._births:
                 record = live.record
                 launch = Launch.load(paths.launch_file(self._state_dir, record.id))
-                host = await Host.birth(
-                    launch, self._state_dir, self._trouble_fd, self._umask, record.limits, self._nursery
-                )
+                if live.origin is None:
+                    host = await Host.birth(
+                        launch, self._state_dir, self._trouble_fd, self._umask, record.limits, self._nursery
+                    )
+                else:
+                    host = await self._fork(live, live.origin)
                 live.host = host
                 process = host.process
                 kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
                 keep = replace(record.keep, waking_from=self.vault.waking(live))
-                self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep)
+                lost = record.lost if live.origin is None else None
+                live.origin = None
+                self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0
                 live.note = live.end_reason = None
                 live.is_replaced = False
@@ -555,8 +560,14 @@ class Keeper:
         if process.exit is not None:
             self._dead(live, host, process.exit)
 
+    async def _fork(self, live: Live, source: Live) -> Host:
+        if source.host is None:
+            raise HostFailed(f"The process of session '{source.record.name}' has ended")
+        return await source.host.fork(live.record.id, self._state_dir, live.record.limits, self._settings.host_start_s)
+
     async def _start_failed(self, live: Live, host: Host | None, error: OmegaError) -> None:
         message = error.message
+        live.start_error, live.origin = error, None
         if host is not None:
             host.process.signal_group(9)
             await host.process.ended(None)
@@ -725,7 +736,8 @@ class Keeper:
         live.death_code = "out_of_memory" if death.code == "out_of_memory" else "host_died"
         reason = death.reason
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
-        was_used = last_taken > 0 or live.record.host_seq > 0
+        is_unused_fork = record.parent is not None and record.execution_count == 0
+        was_used = last_taken > 0 or live.record.host_seq > 0 or is_unused_fork
         live.taken = max(live.taken, last_taken)
         is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.is_whole(live)
         if is_saved:
@@ -740,6 +752,7 @@ class Keeper:
         except JournalError:
             live.host = host
             raise
+        self._reap(record)
         _unlink(paths.host_socket(self._state_dir, record.id))
         self._remove_engine_sockets(record.id)
         _unlink(paths.host_log(self._state_dir, record.id))
@@ -754,6 +767,13 @@ class Keeper:
             import shutil  # takes as long to import as all of the journal, and such a death is rare
 
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _reap(self, record: SessionRecord) -> None:
+        """A session that was forked has a process whose parent is the other's, where that still lives."""
+        if record.parent is not None and record.host is not None:
+            for other in self.by_name.values():
+                if other.record.id == record.parent.session_id and other.host is not None:
+                    other.host.reap(record.host.pid)
 
     def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> Death:
         if live.end_reason is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct, field
 
-from omega_sessiond.errors import JournalError
+from omega_sessiond.errors import JournalError, OmegaError
 from omega_sessiond.host import Host
 from omega_sessiond.journal import ExecutionRecord, Piece, SessionRecord
 from omega_sessiond.messages import OutputFrame
@@ -115,7 +115,10 @@ class Live(Struct, eq=False):
     acknowledged: int = 0
     ack_timer: asyncio.TimerHandle | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    origin: Live | None = None
+    """The session that this one's process is to be forked from; None: it is made anew."""
     start_failure: str | None = None
+    start_error: OmegaError | None = None
     refusal: JournalError | None = None
     is_starting: bool = False
     is_burying: bool = False

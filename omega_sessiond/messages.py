@@ -96,6 +96,16 @@ class Checkpoint(Struct, frozen=True):
     trouble: str | None
 
 
+class Parent(Struct, frozen=True):
+    """What a session was forked from: the session by its id and the name that it had, the last execution it had begun
+    (None: none), and when."""
+
+    session_id: str
+    session: str
+    execution_id: int | None
+    at: str
+
+
 class Session(Struct, frozen=True):
     """One session as the API shows it."""
 
@@ -116,7 +126,7 @@ class Session(Struct, frozen=True):
     usage: Usage | None
     labels: dict[str, str]
     checkpoint: Checkpoint | None
-    parent: None
+    parent: Parent | None
     pruned: Pruned | None
 
 
@@ -228,6 +238,12 @@ class ExecuteRequest(_Request, frozen=True):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     create: bool | CreateOptions = True
     max_output: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ForkRequest(_Request, frozen=True):
+    """`name`: of the copy."""
+
+    name: str
 
 
 class PatchSession(_Request, frozen=True):
@@ -496,8 +512,11 @@ class Event(Struct, frozen=True, tag_field="kind", tag=_snake):
 
 
 class SessionCreated(Event, frozen=True):
+    """`parent`: what it is a fork of."""
+
     engine: str
     labels: dict[str, str]
+    parent: Parent | None = None
 
 
 class SessionChanged(Event, frozen=True):

@@ -32,6 +32,7 @@ from omega_sessiond.messages import (
     EndRequest,
     ExecuteRequest,
     Execution,
+    ForkRequest,
     Id,
     InputRequest,
     InspectRequest,
@@ -128,6 +129,11 @@ async def create(service: Service, call: Call) -> Any:
 
 def session(service: Service, call: Call) -> Any:
     return service.session(call.params[0])
+
+
+async def fork(service: Service, call: Call) -> Any:
+    session = await service.fork(call.params[0], call.body)
+    return Reply(201, msgspec.json.encode(session) + b"\n", headers=(("Location", f"/api/sessions/{session.name}"),))
 
 
 async def patch(service: Service, call: Call) -> Any:
@@ -368,6 +374,7 @@ ROUTES = (
     Route("GET", _SESSION, session),
     Route("PATCH", _SESSION, patch, body=PatchSession),
     Route("DELETE", _SESSION, delete, body=EndRequest, body_is_optional=True),
+    Route("POST", _SESSION + "/fork", fork, body=ForkRequest),
     Route("POST", _SESSION + "/execute", execute, body=ExecuteRequest),
     Route("POST", _SESSION + "/interrupt", interrupt, body=InterruptRequest, body_is_optional=True),
     Route("POST", _SESSION + "/kill", kill, body=EndRequest, body_is_optional=True),

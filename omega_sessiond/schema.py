@@ -200,6 +200,10 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             "CREATE INDEX restores_of_session ON restores (session_id)",
         ),
     ),
+    (
+        "what a session was forked from",
+        ("ALTER TABLE sessions ADD COLUMN parent TEXT CHECK (parent IS NULL OR json_valid(parent))",),
+    ),
 ]
 
 VERSION = len(MIGRATIONS)

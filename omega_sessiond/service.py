@@ -16,13 +16,14 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from omega_sessiond import __version__, birthplace, paths, usage, views
+from omega_sessiond import __version__, birthplace, forking, paths, usage, views
 from omega_sessiond import session as decide
 from omega_sessiond.birthplace import Started
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import (
+    CannotFork,
     DataNotFound,
     ExecutionNotFound,
     HostFailed,
@@ -53,6 +54,7 @@ from omega_sessiond.messages import (
     Engine,
     ExecuteRequest,
     Execution,
+    ForkRequest,
     Health,
     InputAnswered,
     InputRequest,
@@ -213,7 +215,7 @@ class Service:
             usage=used,
             labels=record.labels,
             checkpoint=self._keeper.vault.view(live),
-            parent=None,
+            parent=record.parent,
             pruned=self._retention.noted.get(record.id),
         )
 
@@ -301,6 +303,33 @@ class Service:
         self._keeper.by_name[name] = live
         self._keeper.committed()
         return live
+
+    async def fork(self, name: str, request: ForkRequest) -> SessionView:
+        """Copy a live session, everything in memory included. Raises SessionBusy at once on a busy one, CannotFork."""
+        self._refuse_when_stopping()
+        source = self.find(name)
+        _check_name(request.name)
+        if request.name in self._keeper.by_name:
+            raise SessionExists(f"Session '{request.name}' exists already")
+        if source.session.state == "dead" or source.session.state == "hibernated":
+            raise CannotFork(f"Session '{name}' is {source.session.state}", hint="Run a command in it first.")
+        if not source.session.is_at_rest:
+            raise SessionBusy(f"Session '{name}' is {source.session.state}")
+        forking.check(source)
+        try:
+            record = forking.copy(source, request.name, self._state_dir, self._journal)
+        except OSError as error:
+            raise from_system(error, self._state_dir) from None
+        live = Live(record, decide.Session(), origin=source)
+        self._keeper.by_name[record.name] = live
+        self._keeper.committed()
+        self._keeper.handle(live, decide.StartAsked())
+        await live.settled.wait()
+        if live.session.link == "absent" and live.start_error is not None:
+            self.remove(live)
+            raise live.start_error
+        _raise_failure(live)
+        return self.view(live)
 
     async def patch(self, name: str, request: PatchSession) -> SessionView:
         """Change limits, at once also those of the running host, and labels."""

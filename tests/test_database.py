@@ -204,7 +204,7 @@ def next_format(monkeypatch: pytest.MonkeyPatch, *statements: str) -> Iterator[N
 
 def test_migration_brings_an_old_journal_forward(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is applied once, in order, with a record of when and by what; the content stays."""
-    with next_format(monkeypatch, "ALTER TABLE sessions ADD COLUMN parent TEXT"):
+    with next_format(monkeypatch, "ALTER TABLE sessions ADD COLUMN aunt TEXT"):
         for _ in range(2):
             book = Journal.open(str(old))
             assert [row.name for row in book.sessions()] == ["dead", "work"]
@@ -220,7 +220,7 @@ def test_migration_brings_an_old_journal_forward(old: Path, monkeypatch: pytest.
 def test_failed_migration_leaves_the_journal_as_it_was(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that fails half-way is undone whole, and the journal still opens as what it was."""
     with (
-        next_format(monkeypatch, "ALTER TABLE sessions ADD COLUMN parent TEXT", "ALTER TABLE absent ADD COLUMN x TEXT"),
+        next_format(monkeypatch, "ALTER TABLE sessions ADD COLUMN aunt TEXT", "ALTER TABLE absent ADD COLUMN x TEXT"),
         pytest.raises(JournalError, match="no such table: absent"),
     ):
         Journal.open(str(old))

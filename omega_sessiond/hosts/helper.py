@@ -93,8 +93,11 @@ class Helper:
     # ---- life ----
 
     def listen(self, listener: _socket.socket) -> None:
-        """Meet daemons here."""
+        """Meet daemons here, and no others from now on."""
         self._listener = listener
+        self.control = None
+        self._strangers.clear()
+        self._flush_at = self._repeat_at = self._accept_at = None
 
     def start(self) -> bool:
         """Start the thread, if it does not run; False when there is no room for one (a limit on tasks)."""

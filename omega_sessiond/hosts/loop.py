@@ -26,6 +26,7 @@ from omega_sessiond.hosts.helper import Helper
 from omega_sessiond.hosts.outbox import Connection, Outbox, plain, quote
 from omega_sessiond.hosts.output import Output
 from omega_sessiond.hosts.saver import Saves, Terms
+from omega_sessiond.hosts.twins import Twins, count_threads
 
 EXIT_COLLAPSED = 70
 """Exit status after a defect; the reason stands in the trouble log. Source: sysexits.h, EX_SOFTWARE."""
@@ -69,6 +70,7 @@ class Host:
         self.output = Output(self.outbox, helper_bell, self._bell)
         self.helper = Helper(self, helper_bell)
         self.saves = Saves(self)
+        self.twins = Twins(self)
         self.count = 0
         self._engine: Engine
         self._have = 0
@@ -136,8 +138,6 @@ class Host:
     def start(self, engine: Engine) -> None:
         """Take over descriptors 1 and 2 and the signals, and begin to listen."""
         self._engine = engine
-        self.saves.attach(engine)
-        self._poll.register(self._bell, select.POLLIN)
         border.on_deferred = self._signal_deferred
         border.on_terminate = self._terminated
         border.guard()
@@ -146,8 +146,25 @@ class Host:
             after_in_parent=self._after_fork_in_parent,
             after_in_child=self._after_fork_in_child,
         )
+        self._listen()
+
+    def _listen(self) -> None:
+        self.saves.attach(self._engine)
+        self._poll.register(self._bell, select.POLLIN)
         self.output.capture()
         self.helper.start()
+
+    def become(self, launch: wire.Frame, listener: _socket.socket) -> None:
+        """In a forked child: go on as the host of another session, with all variables."""
+        self.last_taken = self._have = self._interrupt_id = 0
+        self._mine = None
+        self._poll = select.poll()
+        self.saves = Saves(self)
+        self.output.become_host()
+        self._engine.part()  # type: ignore[attr-defined]
+        bounds = launch["head_bytes"], launch["tail_bytes"], launch["data_bytes"]
+        self.take(launch["session"], launch["log"], listener.detach(), self._trouble, *bounds)
+        self._listen()
 
     def serve(self) -> None:
         """Run commands until asked to leave."""
@@ -289,6 +306,22 @@ class Host:
             self.saves.obey(frame)
             self._end_child_if_forked(0)
             self.helper.bell.ring()  # it hears the child out
+        elif kind == "fork":
+            self._fork(connection, frame)
+
+    def _fork(self, connection: Connection, frame: wire.Frame) -> None:
+        """Make a copy of this session; the copy leaves here too."""
+        self.saves.settle()
+        can_part = hasattr(self._engine, "part")
+        others = self._engine.obstacles() if can_part else ["its engine"]  # type: ignore[attr-defined]
+        body = self.twins.fork(frame, others)
+        with self.outbox.lock:
+            if self.outbox.connection is connection:
+                self.outbox.reply({"t": "reply", "req": frame.get("req"), "body": plain(body)})
+            else:
+                connection.bodies.clear()
+        if self.outbox.backlog:
+            self.helper.bell.ring()
 
     def _execute(self, connection: Connection, execution_id: int, code: str) -> None:
         outbox = self.outbox
@@ -448,12 +481,16 @@ class Host:
                 "log_to": log_to,
                 "version": omega_sessiond.__version__,
                 "engine_version": self._engine.version,
-                "features": [*wire.FEATURES, *(("save",) if self.saves.engine is not None else ())],
+                "features": self._features(),
                 "asks": question.execution_id if question is not None and asks else 0,
                 "secret": question is not None and question.secret,
             }
         self._bell.ring()
         return answer
+
+    def _features(self) -> List[str]:
+        optional = (("save", self.saves.engine is not None), ("fork", hasattr(self._engine, "part")))
+        return [*wire.FEATURES, *(name for name, can in optional if can)]
 
     def employ(self, connection: Connection) -> None:
         with self.outbox.lock:
@@ -476,6 +513,8 @@ class Host:
             self._give_answer(number, frame.get("text"))
         elif kind == "interrupt":
             self._interrupt(number)
+        elif kind == "reap":
+            self.twins.reap(number)
 
     def _give_answer(self, execution_id: int, text: Any) -> None:
         with self.outbox.lock:
@@ -526,6 +565,8 @@ class Host:
     def _after_fork_in_parent(self) -> None:
         if self._is_prepared:
             self.outbox.lock.release()
+        if self.twins.is_forking:
+            self.twins.threads_left = count_threads()
         if sys.version_info >= (3, 13):
             _spare_false_warning()
         if not self.forked and not self.helper.start():
@@ -536,7 +577,9 @@ class Host:
 
     def _after_fork_in_child(self) -> None:
         self._fork_lock = allocate_lock()
-        if not self.forked:
+        if self.twins.is_forking:
+            self._close_held()
+        elif not self.forked:
             self._become_child()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
@@ -545,13 +588,16 @@ class Host:
         self.forked = True
         self._main_thread = get_ident()
         border.become_child()
+        self._close_held()
+        os.close(self._trouble)
+        self._trouble = -1
+
+    def _close_held(self) -> None:
         for holder in self._held():
             try:
                 holder.close_in_child()
             except OSError:
                 pass  # the user's code closed it before
-        os.close(self._trouble)
-        self._trouble = -1
 
     def tell(self, kind: str, fields: wire.Frame) -> None:
         """A numbered frame of no execution; from any thread."""
@@ -564,13 +610,13 @@ class Host:
     def obstacles(self, engine: Sequence[int]) -> List[str]:
         """What this process has that neither a checkpoint nor a fork takes along; `engine` are its descriptors."""
 
-        def threads() -> Set[int]:
-            return {self._main_thread, self.helper.ident}
-
         def descriptors() -> Set[int]:
             return {self._trouble, *engine}.union(*(one.descriptors() for one in self._held()))
 
-        return obstacles.find(threads, descriptors)
+        return obstacles.find(self.own_threads, descriptors, self.twins.pids)
+
+    def own_threads(self) -> Set[int]:
+        return {self._main_thread, self.helper.ident}
 
     def _held(self) -> List[Any]:
         """What has descriptors of the host's own, but for the trouble log."""

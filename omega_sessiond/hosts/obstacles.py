@@ -17,19 +17,24 @@ GLANCE_S = 0.006
 """Between two looks: longer than a thread of the host's can be kept from going on by this one (5 ms)."""
 
 
-def find(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]]) -> List[str]:
-    """All there is beside what is the host's own. Another thread of the host's may be opening or closing something
-    just now: what counts is seen twice."""
-    found = _look(threads, descriptors)
+def find(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]], children: Set[int]) -> List[str]:
+    """All there is beside what is the host's own."""
+    return _twice(lambda: [*_threads(threads()), *_children(children), *_descriptors(descriptors)])
+
+
+def find_for_fork(threads: Callable[[], Set[int]], children: Set[int]) -> List[str]:
+    """What a fork does not take along: it shares open descriptors with its copy."""
+    return _twice(lambda: [*_threads(threads()), *_children(children)])
+
+
+def _twice(look: Callable[[], List[str]]) -> List[str]:
+    """Another thread of the host's may be opening or closing something just now: what counts is seen twice."""
+    found = look()
     if found:
         time.sleep(GLANCE_S)
-        again = set(_look(threads, descriptors))
+        again = set(look())
         found = [one for one in found if one in again]
     return found
-
-
-def _look(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]]) -> List[str]:
-    return [*_threads(threads()), *_children(), *_descriptors(descriptors)]
 
 
 def _threads(own: Set[int]) -> List[str]:
@@ -42,7 +47,7 @@ def _threads(own: Set[int]) -> List[str]:
     return ["thread %s" % names.get(ident, ident) for ident in sorted(strangers)]
 
 
-def _children() -> List[str]:
+def _children(own: Set[int]) -> List[str]:
     pid = os.getpid()
     found: Set[int] = set()
     try:
@@ -51,7 +56,7 @@ def _children() -> List[str]:
                 found.update(map(int, file.read().split()))
     except OSError:  # a kernel without that list
         found = {child for child in _processes() if _parent(child) == pid}
-    return ["child process %d" % child for child in sorted(found)]
+    return ["child process %d" % child for child in sorted(found - own)]
 
 
 def _processes() -> List[int]:

@@ -91,14 +91,17 @@ class Outbox:
 
     def __init__(self, report: Callable[[str], None], retire: Callable[[Connection], None]) -> None:
         self.lock = RLock()
-        self.connection: Optional[Connection] = None
-        self.seq = 0
         self.busy = False
         """Whether a command runs: until it ends the log is not cut."""
         self._report = report
         self._retire = retire
         self._path = ""
         self._file = -1
+        self._begin()
+
+    def _begin(self) -> None:
+        self.connection: Optional[Connection] = None
+        self.seq = 0
         self._batch: List[bytes] = []
         self._batch_seq = 0
         self._log_from = 1
@@ -113,7 +116,8 @@ class Outbox:
         self._reply = b""  # a reply that is on its way
 
     def open(self, path: str) -> None:
-        """Begin a log."""
+        """Begin a log, and to count from one."""
+        self._begin()
         self._path = path
         self._file = os.open(path, LOG_FLAGS, 0o600)
         os.ftruncate(self._file, 0)

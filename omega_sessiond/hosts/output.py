@@ -75,6 +75,15 @@ class Output:
         self._tail_bytes = tail_bytes
         self._parts.bound(data_bytes)
 
+    def become_host(self) -> None:
+        """In a forked child that goes on as a host: nothing that the other has yet to say is its own."""
+        self.forked = self.dirty = False
+        self._pipes.clear()
+        self._pieces.clear()
+        self._line.clear()
+        self._look, self._glance = select.poll(), select.poll()
+        self._size = self._id = self._offset = self._late_size = self._late_lost = 0
+
     def capture(self) -> None:
         """Put pipes behind descriptors 1 and 2."""
         decoder = codecs.getincrementaldecoder("utf-8")

@@ -52,6 +52,7 @@ class PythonEngine:
         self._output = output
         self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._loop: Any = None
+        self._parted: List[Any] = []
         self._passing: Deque[str] = deque()
         self._is_looping = False
         self._loop_was_broken = False
@@ -339,6 +340,14 @@ class PythonEngine:
         if hasattr(selector, "fileno"):
             held.append(selector)
         return [one.fileno() for one in held if one is not None]
+
+    def part(self) -> None:
+        """In a forked copy: the event loop looks at descriptors that it shares with the other's. It is left as it is,
+        for closing it would reach into that one, and a new one is made when one is wanted."""
+        for descriptor in self.descriptors():
+            os.close(descriptor)
+        self._parted.append(self._loop)
+        self._loop = None
 
     def save(self, file: str, lent: str, budget_s: float) -> Saved:
         return variables.save(file, self.namespace, {"flags": self._flags & _FUTURES}, lent)

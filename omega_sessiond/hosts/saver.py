@@ -184,10 +184,14 @@ class Saves:
         """The execution after which the state is as it is now."""
         return self._host.last_taken or self._state_of
 
-    def save_before_leaving(self) -> bool:
-        """Save an idle session whose process is told to end; whether all of it is saved."""
+    def settle(self) -> None:
+        """Hear a save out that is under way."""
         if self.writing is not None:
             self._finish()
+
+    def save_before_leaving(self) -> bool:
+        """Save an idle session whose process is told to end; whether all of it is saved."""
+        self.settle()
         if self.terms is None or self.engine is None or not self._last:
             return False
         if self._whole_of != self._last:

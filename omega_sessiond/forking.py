@@ -1,0 +1,68 @@
+"""Copies a live session: its record and how it is started, under another name. That its process is copied too, the
+keeper sees to as it does to every start.
+
+Knows records and files; the frames and the fork itself are the host's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from msgspec.structs import replace
+
+from omega_sessiond import paths
+from omega_sessiond.errors import CannotFork, JournalError
+from omega_sessiond.host import Launch
+from omega_sessiond.journal import Journal, Keep, SessionRecord
+from omega_sessiond.live import Live
+from omega_sessiond.messages import Lost, Parent, SessionCreated, now
+
+FEATURE = "fork"
+
+
+def check(source: Live) -> None:
+    """Raises CannotFork where the session's process could not be copied whatever it holds."""
+    name, host = source.record.name, source.host
+    if source.record.engine != "python":
+        engine = source.record.engine
+        raise CannotFork(f"Session '{name}' cannot be forked: its engine '{engine}' keeps its state in another process")
+    if host is None or host.hello is None or FEATURE not in host.hello.features:
+        raise CannotFork(
+            f"Session '{name}' cannot be forked: its process is of an earlier version",
+            hint="A restart gives it a new one, without its variables.",
+        )
+
+
+def copy(source: Live, name: str, state_dir: str, journal: Journal) -> SessionRecord:
+    """A record like the source's, with a directory and an id of its own. Until its process is there it is one that has
+    lost everything: should we end before, that is what the next daemon must say of it."""
+    record, at = source.record, now()
+    id = os.urandom(6).hex()
+    parent = Parent(record.id, record.name, source.taken or None, at)
+    made = replace(
+        record,
+        id=id,
+        name=name,
+        created_at=at,
+        last_used_at=at,
+        execution_count=0,
+        state_reason=None,
+        lost=Lost("all", f"the daemon ended while it was being forked from '{record.name}'"),
+        host=None,
+        host_seq=0,
+        keep=Keep(),
+        parent=parent,
+    )
+    launch = replace(
+        Launch.load(paths.launch_file(state_dir, record.id)), session=id, name=name, log=paths.host_log(state_dir, id)
+    )
+    directory = paths.session_dir(state_dir, id)
+    try:
+        os.makedirs(directory, mode=0o700)
+        launch.save(paths.launch_file(state_dir, id))
+        journal.add_session(made, SessionCreated(at, id, name, made.engine, made.labels, parent))
+    except (OSError, JournalError):
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return made

@@ -1,0 +1,150 @@
+"""Twins: a live session is copied by fork(2). The child takes everything in memory along and goes on as the host of a
+session of its own; the parent answers, and goes on as if nothing had been.
+
+A fork carries one thread and no children, so a process that has others is not copied, and the answer says which. A
+library's pool of threads that ends before a fork and begins anew when it is used (OpenBLAS) is not there to be counted
+once the fork is made; one that is made anew in the child (LLVM's and Intel's OpenMP) is known by its library's name.
+"""
+
+from __future__ import annotations
+
+import _socket
+import json
+import os
+import time
+from typing import List, Protocol, Set
+
+from omega_sessiond.hosts import obstacles
+from omega_sessiond.hosts.outbox import MSG_NOWAIT
+from omega_sessiond.wire import Frame
+
+MADE_ANEW = ("libomp", "libiomp")
+"""Libraries whose threads are made anew in a forked child, by the beginning of their files' names."""
+
+LISTENED = 16
+
+SETTLE_S, SETTLE_LOOKS = 0.0005, 20
+
+
+class Desk(Protocol):
+    """What copying needs of the host."""
+
+    def own_threads(self) -> Set[int]:
+        """The threads that are the host's own."""
+
+    def become(self, launch: Frame, listener: _socket.socket) -> None:
+        """Be the host of another session from now on."""
+
+    def report(self, text: str) -> None:
+        """Trouble of the host's own."""
+
+
+class Twins:
+    """The copies of one host: its child processes, which are none of the session's own."""
+
+    def __init__(self, host: Desk) -> None:
+        self.pids: Set[int] = set()
+        self.is_forking = False
+        """Whether the child that is being forked is to be a host."""
+        self.threads_left = 0
+        """How many threads besides this one there are in the moment of the fork, when the host's own have ended."""
+        self._host = host
+
+    def fork(self, order: Frame, others: List[str]) -> Frame:
+        """Make a copy. What this returns in the parent is the body of its answer. `others` stands in the way, beside
+        threads and children."""
+        found = obstacles.find_for_fork(self._host.own_threads, self.pids) + others
+        if found:
+            return {"refused": found}
+        try:
+            with open(str(order["launch"]), encoding="utf-8") as file:
+                launch: Frame = json.load(file)
+            listener = _listen(str(order["socket"]))
+        except (OSError, KeyError, ValueError) as error:
+            return {"failed": str(error)}
+        leash, hand = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self.is_forking = True
+        try:
+            pid = os.fork()
+        except OSError as error:
+            return {"failed": str(error)}
+        finally:
+            self.is_forking = False
+        if pid == 0:
+            hand.close()
+            self._go_on(launch, listener, leash)
+            return {}
+        leash.close()
+        listener.close()
+        return self._let_go(pid, hand)
+
+    def _let_go(self, pid: int, hand: _socket.socket) -> Frame:
+        """In the parent: whether the child may go on is known only now that the fork has been made."""
+        self.pids.add(pid)
+        if self.threads_left and not _are_made_anew():
+            hand.close()
+            os.waitpid(pid, 0)
+            self.pids.discard(pid)
+            return {"refused": ["%d threads of a library that would be missing in a fork" % self.threads_left]}
+        answer = {"pid": pid, "start_time": _start_time(pid)}
+        try:
+            hand.send(b"!", MSG_NOWAIT)
+        except OSError:
+            pass  # it was killed: the daemon will see
+        hand.close()
+        return answer
+
+    def _go_on(self, launch: Frame, listener: _socket.socket, leash: _socket.socket) -> None:
+        """In the child."""
+        try:
+            allowed = leash.recv(1) == b"!"
+            leash.close()
+            if not allowed:
+                os._exit(0)
+            os.setsid()
+            self.pids.clear()
+            self._host.become(launch, listener)
+        except BaseException as error:  # the outermost edge of this process: it is nobody's host, and must not seem one
+            self._host.report("the copy of a session failed: %r" % error)
+            os._exit(1)
+
+    def reap(self, pid: int) -> None:
+        """A copy has ended."""
+        if pid in self.pids:
+            self.pids.discard(pid)
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass  # the user's code waits for any child and has met this one
+
+
+def _listen(path: str) -> _socket.socket:
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(LISTENED)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def count_threads() -> int:
+    """Threads besides the calling one. One that was joined just now may be counted a moment longer, and is let go."""
+    for _ in range(SETTLE_LOOKS):
+        count = len(os.listdir("/proc/self/task")) - 1
+        if not count:
+            break
+        time.sleep(SETTLE_S)
+    return count
+
+
+def _are_made_anew() -> bool:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        return any(os.path.basename(line.rstrip()).startswith(MADE_ANEW) for line in file)
+
+
+def _start_time(pid: int) -> int:
+    with open("/proc/%d/stat" % pid, "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
