@@ -136,11 +136,14 @@ class Launcher:
 
     def _refuse_to_wake(self) -> None:
         units = manager.look()
-        if units is not None and units.are_asleep:
+        if units is None or not units.are_installed or units.service.active not in ("inactive", "failed"):
+            return
+        if units.socket.active == "active":
             raise DaemonAsleep(
                 f"The daemon sleeps: {manager.SOCKET} listens and {manager.SERVICE} is inactive",
                 hint="Any request wakes it: 'omegactl ls'.",
             )
+        self._wait_for_manager(units)
 
     def _make_listen(self) -> None:
         """One step towards a daemon that listens; returns when it is worth trying again."""

@@ -23,7 +23,7 @@ from tui.keys import Settings
 from tui.screens.console import Console
 from tui.screens.main import Main
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:

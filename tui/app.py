@@ -17,6 +17,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from textual.app import App
 from textual.binding import Binding
+from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.message import Message
 from textual.screen import ModalScreen
@@ -187,19 +188,18 @@ class Dashboard(App[int]):
         self._draw_pictures()
         changed, came_or_went = self.model.take_changes()
         if changed or came_or_went:
-            for screen in self._live_screens():
-                screen.take(changed, came_or_went)
-
-    def _live_screens(self) -> list[LiveScreen]:
-        """The screens that have their widgets: not yet those that are just coming, no more those of an app that ends,
-        whose timers outlive them."""
-        if not self.is_running:
-            return []
-        return [s for s in self.screen_stack if isinstance(s, LiveScreen) and s.is_mounted and s.is_attached]
+            self._tell_screens(lambda screen: screen.take(changed, came_or_went))
 
     def _tick(self) -> None:
-        for screen in self._live_screens():
-            screen.tick()
+        self._tell_screens(lambda screen: screen.tick())
+
+    def _tell_screens(self, telling: Callable[[LiveScreen], None]) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, LiveScreen) and screen.is_mounted and screen.is_attached:
+                try:
+                    telling(screen)
+                except NoMatches:
+                    continue  # it is being made, or taken down
 
     def toggle_pause(self) -> None:
         self.is_paused = not self.is_paused
@@ -208,21 +208,21 @@ class Dashboard(App[int]):
         self._tick()
         self.main.show_title()
 
-    def standing_text(self) -> Text:
-        """How it stands with the daemon, in a sentence; nothing while all is well."""
+    def standing_text(self, gap: str = "  ") -> Text:
+        """How it stands with the daemon, in sentences with the gap between; nothing while all is well."""
         standing = self.standing
         if not standing.message:
             return Text("Connecting…") if standing.kind == "connecting" else Text()
         text = Text(no_wrap=False)
         text.append_text(cell(standing.message, "bold"))
         if standing.hint:
-            text.append("  ")
+            text.append(gap)
             text.append_text(cell(standing.hint))
         if standing.kind != "live":
             if self.model.last_data_at is not None and self.model.sessions:
-                text.append(f"  Shown as it was {shown_age(self.clock() - self.model.last_data_at)} ago.", "dim")
+                text.append(f"{gap}Shown as it was {shown_age(self.clock() - self.model.last_data_at)} ago.", "dim")
             if standing.retry_at is not None and standing.kind in ("lost", "mismatch", "denied"):
-                text.append(f"  Next try in {max(standing.retry_at - self.clock(), 0):.0f}s.", "dim")
+                text.append(f"{gap}Next try in {max(standing.retry_at - self.clock(), 0):.0f}s.", "dim")
         return text
 
     # ---- sampling, only what somebody sees ----

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar
 
 from omega_sessiond.client import Client, find_daemon
@@ -16,32 +17,27 @@ T = TypeVar("T")
 THREADS = 6
 """A kill may take its time, and what is asked meanwhile goes past it."""
 
+LEAVE_S = 1.0
+"""How long the end waits for requests under way. A daemon that never answers holds nobody back."""
+
+Errand = Callable[[Callable[[], Client]], None]
+
 
 class Errands:
     """`await run(function)` calls the function with a client in one of the threads. Raises what it raises."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._own = threading.local()
-        self._clients: list[Client] = []
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="errand", initializer=self._begin)
-
-    def _begin(self) -> None:
-        self._own.client = None
-
-    def _client(self) -> Client:
-        client: Client | None = self._own.client
-        if client is None:
-            client = self._own.client = Client(find_daemon(self._target), may_start=False, may_wake=False)
-            self._clients.append(client)
-        return client
+        self._errands: SimpleQueue[Errand | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0
 
     async def run(self, function: Callable[[Client], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(self._client()))
+        return await self._hand_over(lambda client: function(client()))
 
     async def run_plain(self, function: Callable[[], T]) -> T:
         """The same for what needs no daemon."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        return await self._hand_over(lambda client: function())
 
     async def start_daemon(self) -> None:
         """The one request that may start or wake a daemon. Raises DaemonUnreachable."""
@@ -50,10 +46,60 @@ class Errands:
             with Client(find_daemon(self._target)) as client:
                 client.get("/api/server")
 
-        await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+        await self.run_plain(ask)
 
     def close(self) -> None:
-        """Wait for what is under way, which a daemon answers or nobody ever does, and end the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for client in self._clients:
-            client.close()
+        """End the threads, those at least whose requests are answered."""
+        for _ in self._threads:
+            self._errands.put(None)
+        end_at = time.monotonic() + LEAVE_S
+        for thread in self._threads:
+            thread.join(max(end_at - time.monotonic(), 0))
+
+    async def _hand_over(self, function: Callable[[Callable[[], Client]], T]) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]  # a T where there is no error
+
+        def errand(client: Callable[[], Client]) -> None:
+            result, failure = None, None
+            try:
+                result = function(client)
+            except Exception as error:  # whoever waits for it gets it
+                failure = error
+            try:
+                loop.call_soon_threadsafe(settle, result, failure)
+            except RuntimeError:
+                pass  # the dashboard has been left
+
+        self._waiting += 1
+        if self._waiting > len(self._threads) and len(self._threads) < THREADS:
+            # A daemon thread: one that waits for ever does not keep the program from ending.
+            thread = threading.Thread(target=self._work, name="errand", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._errands.put(errand)
+        try:
+            return await done
+        finally:
+            self._waiting -= 1
+
+    def _work(self) -> None:
+        kept: list[Client] = []
+
+        def client() -> Client:
+            if not kept:
+                kept.append(Client(find_daemon(self._target), may_start=False, may_wake=False))
+            return kept[0]
+
+        while (errand := self._errands.get()) is not None:
+            errand(client)
+        for found in kept:
+            found.close()

@@ -119,9 +119,9 @@ class Main(LiveScreen):
         self.table.display = not is_empty
         if is_empty:
             if app.standing.kind == "live" and app.model.is_listed:
-                text = Text("No sessions yet\n\n", "bold").append("n creates one", "")
+                text = Text.assemble(("No sessions yet", "bold"), "\n\nn creates one")
             else:
-                text = app.standing_text() or Text("Connecting…")
+                text = app.standing_text("\n\n") or Text("Connecting…")
             notice.update(text)
 
     # ---- cursor and panes ----
