@@ -194,12 +194,18 @@ class Dashboard(App[int]):
         self._tell_screens(lambda screen: screen.tick())
 
     def _tell_screens(self, telling: Callable[[LiveScreen], None]) -> None:
-        for screen in self.screen_stack:
-            if isinstance(screen, LiveScreen) and screen.is_mounted and screen.is_attached:
-                try:
-                    telling(screen)
-                except NoMatches:
-                    continue  # it is being made, or taken down
+        for screen in self._live_screens():
+            try:
+                telling(screen)
+            except NoMatches:
+                continue  # its widgets are being made, or taken down
+
+    def _live_screens(self) -> list[LiveScreen]:
+        """The screens that have their widgets: not yet those that are just coming, no more those of an app that ends,
+        whose timers outlive them."""
+        if not self.is_running:
+            return []
+        return [s for s in self.screen_stack if isinstance(s, LiveScreen) and s.is_mounted and s.is_attached]
 
     def toggle_pause(self) -> None:
         self.is_paused = not self.is_paused

@@ -170,7 +170,7 @@ class Tape:
         self.is_loaded = True
         self.version += 1
         for event in waiting:
-            self.apply(event, 0)
+            self.apply(event, None)
 
     def prepend(self, past: Sequence[Past], *, has_older: bool) -> int:
         """Older executions, before all others; the number of lines they take."""
@@ -217,8 +217,8 @@ class Tape:
 
     # ---- from the feed ----
 
-    def apply(self, event: Json, count: int) -> None:
-        """An event of this session; `count` is how many executions it has finished."""
+    def apply(self, event: Json, count: int | None) -> None:
+        """An event of this session; `count` is how many executions it has finished, None where that is not known."""
         if not self.is_loaded:
             self._waiting.append(event)
             return
@@ -229,7 +229,7 @@ class Tape:
             case "execution_queued":
                 self._commands[id] = event["command"]
             case "execution_started" if id != self._running:
-                self._begin(id, self._commands.pop(id, "…"), count + 1 if count else None)
+                self._begin(id, self._commands.pop(id, "…"), None if count is None else count + 1)
             case "output":
                 self._place(id, event["offset"], event["text"])
             case "data":
