@@ -17,7 +17,7 @@ from benchmarks.servers import Site
 from omega_sessiond.config import Settings
 from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import EngineUnavailable
-from omega_sessiond.hosts.framing import Mark, Token, fill, values_of
+from omega_sessiond.hosts.framing import Mark, Token, fill, has_token
 
 COMMANDS = {"bash": ":", "node": "1+1", "omega": "(+ 1 1)"}
 """`omega` is measured where OMEGA_REPL says how to start it."""
@@ -44,13 +44,13 @@ class Bare:
     def time_of(self, command: str) -> float:
         """Microseconds from sending the command until its mark is there."""
         template = self._preset["submit"]
-        if "{token}" in template:
+        if has_token(template):
             return self._say("", template, command)
         return self._say("", template + self._preset["sentinel"], command)
 
     def _say(self, before: str, template: str, command: str) -> float:
         token = Token()
-        data = (before + fill(template, token, values_of(command))).encode()
+        data = (before + fill(template, token, {"code": command})).encode()
         mark = Mark("end", self._preset["mark"], token).before
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from omega_sessiond.hosts import border
 from omega_sessiond.hosts.child import Child, Posture
 from omega_sessiond.hosts.engine import Desk, ErrorReport, Options, Question
-from omega_sessiond.hosts.framing import Mark, Piece, Scanner, Token, fill
+from omega_sessiond.hosts.framing import Mark, Piece, Scanner, Token, fill, has_token
 
 TAIL_CHARS = 64 * 1024
 """How much of the end of an output is kept to look for errors in."""
@@ -164,7 +164,7 @@ class Dialogue:
         self._expect(token, values)
         talk.is_skipping = bool(self._options["begin"]) and heard is None
         text = before + fill(template, token, values)
-        if not ("{token}" in template or "{left}" in template):
+        if not has_token(template):
             text += fill(self._options["sentinel"], token, values)
             talk.sent_sentinel = True
         self.child.quiet_terminal()
@@ -190,8 +190,8 @@ class Dialogue:
         if options["value"]:
             marks.append(Mark("value", options["value"], token))
         if options["begin"]:
-            marks.append(Mark("begin", fill(options["begin"], token, values), token))
-        marks += [Mark("echo", fill(echo, token, values), token) for echo in options["echo"]]
+            marks.append(Mark("begin", options["begin"], token, values))
+        marks += [Mark("echo", echo, token, values) for echo in options["echo"]]
         self._scanner.marks = marks
 
     def _send(self, text: str) -> None:
@@ -233,7 +233,7 @@ class Dialogue:
             if child.end < 0 and child.poll():
                 self._die()
         self._watch_input()
-        self._drain()
+        self._drain(child.err)
         self._finish_characters()
 
     def _watch_input(self) -> None:
@@ -286,17 +286,17 @@ class Dialogue:
             self._die()
 
     def _die(self) -> None:
-        self._drain()
+        self._drain(*self._decoders)
         if self.child.out in self._decoders:
             self._show(self.child.out, self._scanner.flush())
         self._finish_characters()
         self.child.finish()
         raise Gone
 
-    def _drain(self) -> None:
+    def _drain(self, *descriptors: int) -> None:
         """Read what is there."""
-        for descriptor in list(self._decoders):
-            for _ in range(DRAIN_ROUNDS):
+        for descriptor in descriptors:
+            for _ in range(DRAIN_ROUNDS if descriptor in self._decoders else 0):
                 data = self.child.read(descriptor)
                 if not data:
                     break
@@ -409,7 +409,7 @@ class Dialogue:
             talk.repeated_sentinel = True
             token = Token()
             self._scanner.marks.append(Mark("end", self._options["mark"], token))
-            self._send(fill(self._options["sentinel"], token, {}))
+            self._send(fill(self._options["sentinel"], token))
         else:
             self._kill(talk, "OutOfStep", "%s took the end of the command for input" % name)
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from functools import lru_cache
+from types import MappingProxyType
+from typing import List, Mapping, NamedTuple, Optional, Tuple
 
 STATUS_BYTES = 32
 """What stands for `{status}` is at most so long: longer text is the program's own."""
 
+_PLACE = re.compile(r"{(token|left|right|code|json|shell|file|name|names)}")
 _STATUS = re.compile(rb"[A-Za-z0-9_.-]{1,%d}" % STATUS_BYTES)
 
 
@@ -26,22 +29,17 @@ class Token:
         bits = os.urandom(16).hex()
         self.left, self.right = bits[:16], bits[16:]
 
-    def fill(self, template: str) -> str:
-        """The template with the token in its places."""
-        text = template.replace("{token}", self.left + self.right)
-        return text.replace("{left}", self.left).replace("{right}", self.right)
-
 
 class Mark:
     """One mark as it is printed: `before`, then, when the template holds `{status}`, a word and `after`."""
 
-    __slots__ = ("after", "before", "has_status", "kind", "template", "token")
+    __slots__ = ("after", "before", "has_status", "kind")
 
-    def __init__(self, kind: str, template: str, token: Token) -> None:
-        before, status, after = token.fill(template).partition("{status}")
+    def __init__(
+        self, kind: str, template: str, token: Token, values: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        before, status, after = fill(template, token, values).partition("{status}")
         self.kind = kind
-        self.template = template
-        self.token = token
         self.before = before.encode("utf-8")
         self.has_status = bool(status)
         self.after = after.encode("utf-8")
@@ -139,13 +137,33 @@ def quote_shell(code: str) -> str:
     return "$'%s'" % "".join(_SHELL.get(letter, letter) for letter in code)
 
 
-def fill(template: str, token: Token, values: Mapping[str, str]) -> str:
-    """The template with token and values in their places; what the values hold is no template any more."""
-    names = "|".join(map(re.escape, values))
-    text = token.fill(template)
-    return re.sub("{(%s)}" % names, lambda found: values[found.group(1)], text) if names else text
+@lru_cache(maxsize=256)
+def _cut(template: str) -> Tuple[str, ...]:
+    """Text and the names of places by turns."""
+    return tuple(_PLACE.split(template))
 
 
-def values_of(code: str) -> Dict[str, str]:
-    """What a template may say of the code."""
-    return {"code": code, "json": json.dumps(code, ensure_ascii=False), "shell": quote_shell(code)}
+def fill(template: str, token: Token, values: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The template with token and values in their places; what the values hold is no template any more. From `code`
+    come {json} and {shell}, too. A place for which there is no value stays as it is."""
+    parts = list(_cut(template))
+    for index in range(1, len(parts), 2):
+        name = parts[index]
+        if name == "token":
+            parts[index] = token.left + token.right
+        elif name in ("left", "right"):
+            parts[index] = token.left if name == "left" else token.right
+        elif name in values:
+            parts[index] = values[name]
+        elif name == "json" and "code" in values:
+            parts[index] = json.dumps(values["code"], ensure_ascii=False)
+        elif name == "shell" and "code" in values:
+            parts[index] = quote_shell(values["code"])
+        else:
+            parts[index] = "{%s}" % name
+    return "".join(parts)
+
+
+def has_token(template: str) -> bool:
+    """Whether the template makes the program print the mark by itself."""
+    return any(name in ("token", "left", "right") for name in _cut(template)[1::2])

@@ -13,7 +13,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from omega_sessiond.hosts.child import MAX_LINE_BYTES
 from omega_sessiond.hosts.dialogue import Conversation, Dialogue, Gone, Unstarted
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Desk, ErrorReport, Options, Outcome, Saved
-from omega_sessiond.hosts.framing import values_of
 from omega_sessiond.hosts.memory import Memory
 from omega_sessiond.hosts.syntax import Counter, Syntax, Verdict
 from omega_sessiond.wire import Frame
@@ -121,7 +120,7 @@ class LinesEngine:
         return _judge_sql(code) if self._options["complete"] == "sql" else self._syntax.judge(code)
 
     def _values(self, code: str) -> Dict[str, str]:
-        values = values_of(code)
+        values = {"code": code}
         if "{file}" in self._options["submit"]:
             values["file"] = self._write_code(code)
         return values
@@ -210,7 +209,7 @@ class LinesEngine:
         dialogue = self._dialogue
         if dialogue is not None and template:
             try:
-                dialogue.say(template, values_of(code), heard=heard, budget_s=QUESTION_S)
+                dialogue.say(template, {"code": code}, heard=heard, budget_s=QUESTION_S)
             except Gone:
                 self._forget_dialogue()
                 self._desk.leave(dialogue.child.describe_end())

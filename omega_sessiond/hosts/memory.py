@@ -12,11 +12,10 @@ import shutil
 import tempfile
 import time
 import zipfile
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from omega_sessiond.hosts.dialogue import Dialogue, Gone, Unstarted
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave
-from omega_sessiond.hosts.framing import values_of
 
 NAME = "omega-session"
 """What the program's own save is called."""
@@ -138,11 +137,11 @@ class Memory:
         raise CannotSave("what it defines cannot be shown: %s" % values.strip()[-300:])
 
     def _values(self, dialogue: Dialogue, names: List[str], deadline: float) -> str:
-        return self._order(dialogue, self._rules["show"].replace("{names}", " ".join(names)), deadline)
+        return self._order(dialogue, self._rules["show"], deadline, names)
 
-    def _order(self, dialogue: Dialogue, template: str, deadline: float) -> str:
+    def _order(self, dialogue: Dialogue, template: str, deadline: float, names: Sequence[str] = ()) -> str:
         heard: List[str] = []
-        values = {**values_of(""), "name": NAME}
+        values = {"name": NAME, "names": " ".join(names)}
         talk = dialogue.say(template, values, heard=heard, budget_s=max(0.0, deadline - time.monotonic()))
         if talk.status is None:
             raise CannotSave("%s did not answer in time" % dialogue.child.name)
