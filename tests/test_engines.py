@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from daemon import CHECKOUT
+from omega_sessiond import presets
 from omega_sessiond.config import Settings
 from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import ConfigError, EngineUnavailable, InvalidField
+from omega_sessiond.hosts import border
+from omega_sessiond.hosts.engine import Engine
 
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
@@ -91,3 +99,43 @@ def test_wrong_table_is_refused(name: str, table: dict[str, object], words: str)
     with pytest.raises(ConfigError) as refusal:
         _catalogue(**{name: table}).list()
     assert words in refusal.value.message
+
+
+class _Screen:
+    """A printer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+
+    def show(self, stream: str, text: str) -> None:
+        self.shown += text
+
+    write = show
+
+
+def test_engine_of_the_documentation_is_one() -> None:
+    """The engine that docs/engines.md shows in full keeps its state, shows values and tells errors."""
+    page = (CHECKOUT / "docs" / "engines.md").read_text()
+    module: dict[str, Any] = {"__name__": "calculator"}
+    exec(page.partition("```python\n")[2].partition("```")[0], module)
+    screen = _Screen()
+    engine = module["make"](SimpleNamespace(printer=screen), {})
+    assert engine.execute(1, "40 2").status == "ok"
+    assert engine.execute(2, "+ dup").displayed
+    assert screen.shown == "2\n42\n"
+    failed = engine.execute(3, "nonsense")
+    assert (failed.status, failed.error.name) == ("error", "ValueError")
+    border.pending.append(signal.SIGINT)
+    assert engine.execute(4, "1").status == "interrupted"
+    members = {name for name in vars(Engine) if not name.startswith("_")} | {"version", "watched"}
+    assert members <= set(dir(engine))
+
+
+def test_table_of_the_documentation_is_an_engine() -> None:
+    """The table that docs/engines.md shows is a whole one, and every field there is stands on that page."""
+    page = (CHECKOUT / "docs" / "engines.md").read_text()
+    tables = tomllib.loads(page.partition("```toml\n")[2].partition("```")[0])["engines"]
+    assert set(presets.read(tables)) > set(tables)
+    for kind in (presets.LinePreset, presets.Syntax, presets.State):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in page, field

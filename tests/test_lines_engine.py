@@ -160,6 +160,20 @@ def test_no_fresh_program_where_the_state_would_not_come_back(start: Start) -> N
     assert "unbound var x" in kept.stderr
 
 
+def test_omega_session_is_saved_and_wakes(life: Life) -> None:
+    """A save is OmegaLLM's own; after its process was killed the next command goes on from it, with what it defined."""
+    env = {**os.environ, "OMEGA_REPL": REPL}
+    life.post("/api/sessions", {"name": "work", "engine": "omega", "env": env})
+    for command in ("(define x 10)", "(define (f n) (+ n x))"):
+        life.run("work", command)
+    assert life.post("/api/sessions/work/save")["checkpoint"]["complete"]
+    os.kill(life.session("work")["pid"], signal.SIGKILL)
+    until(lambda: life.session("work")["state"] == "dead", "its death is noticed")
+    woken = life.run("work", "(f 1)")
+    assert woken["output"] == "=> 11\n"
+    assert woken["resumed_from"] is not None
+
+
 def test_command_line_answers_as_omegas_own(life: Life) -> None:
     """With OMEGA_ENGINE the short form creates OmegaLLM sessions and prints their answers, as text and as JSON."""
     env = {"OMEGA_ENGINE": "omega", "OMEGA_REPL": REPL}
