@@ -21,6 +21,7 @@ from benchmarks.figures import Effort, Report
 from benchmarks.journal import share
 from benchmarks.jupyter import kernel
 from benchmarks.latency import latency
+from benchmarks.repl import first_prompt
 from benchmarks.servers import Site
 from benchmarks.sessions import new_session
 from omega_sessiond import __version__
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "journal": share,
     "cold-start": cold_start,
     "command": whole_process,
+    "repl": first_prompt,
     "latency": latency,
     "dashboard": dashboard,
     "engines": line_engines,

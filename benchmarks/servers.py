@@ -30,7 +30,7 @@ from benchmarks.driver import Client, RequestFailed
 PACKAGE = Path(__file__).resolve().parent.parent / "omega_sessiond"
 ECHO = Path(__file__).resolve().with_name("echo.py")
 
-NEEDED = ("tornado", "msgspec", "sdnotify", "dbus_fast")
+NEEDED = ("tornado", "msgspec", "sdnotify", "dbus_fast", "prompt_toolkit", "wcwidth", "pygments", "cloudpickle")
 
 LISTENER_FD = 3
 """Where a program finds the socket it is given. Source: sd_listen_fds(3)."""
