@@ -1,4 +1,4 @@
-"""`omegactl repl` from its start to its first prompt at a real terminal, beside the least that prompt_toolkit can do."""
+"""`omegactl repl` from its start to its first prompt at a terminal, beside the least that prompt_toolkit can do."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ MINIMAL = "from prompt_toolkit import PromptSession; PromptSession().prompt('ben
 PROMPT = b"bench>"
 READY = b":help lists"
 """The end of the header: the session has been asked, and its answer stands above the prompt."""
+
+CURSOR_ASKED, CURSOR_ANSWER = b"\x1b[6n", b"\x1b[1;1R"
+"""What every terminal answers, and prompt_toolkit waits for before it writes above a prompt."""
 
 WAIT_S = 30.0
 
@@ -79,4 +82,7 @@ def _await(terminal: int, expected: bytes, argv: list[str]) -> None:
     while expected not in shown:
         if not select.select([terminal], [], [], WAIT_S)[0]:
             raise RequestFailed(f"{' '.join(argv)} showed no prompt, but {shown!r}")
-        shown += os.read(terminal, 65536)
+        data = os.read(terminal, 65536)
+        if CURSOR_ASKED in data:
+            os.write(terminal, CURSOR_ANSWER)
+        shown += data

@@ -6,13 +6,15 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omega_sessiond.client import Client, find_daemon
 from omega_sessiond.errors import OmegaError
 from omega_sessiond.screen import Format, Screen
 from omega_sessiond.shortcut import Begun
 from omega_sessiond.target import Target, find
+
+if TYPE_CHECKING:
+    from omega_sessiond.client import Client
 
 Json = dict[str, Any]
 
@@ -50,6 +52,8 @@ class Invocation:
 
     def new_client(self, *, may_start: bool | None = None) -> Client:
         """Another connection to the same daemon, for another thread or a signal's sake."""
+        from omega_sessiond.client import Client, find_daemon  # half of a command's imports, and some ask nothing
+
         if may_start is None:
             may_start = not self.args.no_start
         return Client(find_daemon(self.target), may_start=may_start)

@@ -8,44 +8,36 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omega_sessiond import repl_commands
-from omega_sessiond.cli_exec import exit_code
-from omega_sessiond.cli_sessions import creation_body, state_word
-from omega_sessiond.client import execution_path
 from omega_sessiond.errors import InvalidName, OmegaError
-from omega_sessiond.following import Detached, Following, Text, notes
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.repl_plain import LineReader
 from omega_sessiond.repl_session import Judgement, ReplSession
-from omega_sessiond.repl_watch import Watch
-from omega_sessiond.richdata import how_to_get
-from omega_sessiond.screen import age, size
+from omega_sessiond.screen import age
 from omega_sessiond.terminal import one_line
+
+if TYPE_CHECKING:
+    from omega_sessiond.repl_running import Runner
+    from omega_sessiond.repl_watch import Watch
 
 Json = dict[str, Any]
 
 DEFAULT_NAME = "main"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,57}"
 
-TAIL_BYTES = 16 * 1024
-"""What is shown again of a running command's output when one comes back to it."""
-
 HISTORY_S = 0.1
 """How long a prompt waits for the commands that others have run since the last one. It takes a millisecond."""
 
 SHOWN_COMMAND = 60
-
-WAITS_S = 1.0
-"""How long a command waits in the session's queue before that is said."""
 
 LEAVING = re.compile(r"[\s:(]*(exit|quit|q)[\s()\d;]*")
 """Commands that ask an engine to end, by which a person means to leave."""
@@ -56,6 +48,7 @@ class Reader(Protocol):
 
     def read(self, session: ReplSession, text: str = "", typed: str = "") -> str: ...
     def tell(self, show: Callable[[], None]) -> None: ...
+    def once_shown(self, begin: Callable[[], None]) -> None: ...
     def engine_is_known(self) -> None: ...
 
 
@@ -83,20 +76,21 @@ class Repl:
     def __init__(self, call: Invocation, name: str) -> None:
         self.call = call
         engine = call.args.engine or "python"
-        self.session = ReplSession(call, name, lambda: creation_body(call), engine)
+        self.session = ReplSession(call, name, self._creation, engine)
         self._screen = call.screen
         self._is_person = sys.stdin is not None and sys.stdin.isatty()
         self._lines = LineReader(self._judge, is_terminal=self._is_person)
         self._reader = self._made_reader()
         self.keyboard = Keyboard(marks_pastes=self._reader is not self._lines) if self._is_person else None
-        self._unsent = ("", "")
-        """A command that may not have reached the daemon, and its idempotency key."""
         self._watch: Watch | None = None
         self._watch_lock = threading.Lock()
         self._is_reading = False
-        self._left: set[int] = set()
-        self._seen_event: int | None = None
         self._code = 0
+
+    def _creation(self) -> Json:
+        from omega_sessiond.cli_sessions import creation_body
+
+        return creation_body(self.call)
 
     def _made_reader(self) -> Reader:
         if self._is_person and self._screen.is_terminal and os.environ.get("TERM", "dumb") != "dumb":
@@ -118,10 +112,7 @@ class Repl:
         before = signal.signal(signal.SIGINT, lambda *_: None)
         try:
             with self.keyboard.held():
-                if self._reader is self._lines:
-                    self._greet()
-                else:
-                    threading.Thread(target=self._greet, daemon=True).start()
+                self._reader.once_shown(self._greet)
                 return self._loop()
         finally:
             signal.signal(signal.SIGINT, before)
@@ -137,17 +128,18 @@ class Repl:
             except KeyboardInterrupt:
                 if not self._is_person:
                     raise
-                self._unsent = ("", "")
+                self._runner.unsent = ""
 
     def _next(self) -> str:
         """The next command, when somebody has typed it. Raises EOFError and KeyboardInterrupt."""
         if self.session.has_history:
             self.session.read_history(HISTORY_S)
+        text = self._runner.unsent if "_runner" in vars(self) else ""
         self._is_reading = True
         self._begin_watch()
         try:
             with self._reading():
-                return self._reader.read(self.session, self._unsent[0], self.keyboard.take() if self.keyboard else "")
+                return self._reader.read(self.session, text, self.keyboard.take() if self.keyboard is not None else "")
         finally:
             self._end_watch()
 
@@ -203,101 +195,45 @@ class Repl:
             else:
                 back = "omegactl repl" if name == DEFAULT_NAME else f"omegactl repl {name}"
                 self._note(f"Detached: session {name} lives on, and '{back}' returns to it.")
-        return self._code
+        return self._code or self._runner.exit_code
 
     # ---- running ----
 
+    @cached_property
+    def _runner(self) -> Runner:
+        from omega_sessiond.repl_running import Runner  # with all that speaks HTTP: after the first prompt
+
+        return Runner(self.call, self.keyboard or self._lines, is_person=self._is_person)
+
     def _execute(self, command: str) -> None:
-        key = self._unsent[1] if self._unsent[0] == command else secrets.token_hex(16)
-        if self._is_person:
-            self._unsent = (command, key)
-        options = {"command": command, "idempotency_key": key, "max_output": 0}
-        execution = self._run(lambda following: following.execute(options, self.session.creation))
+        execution = self._runner.execute(self.session, command)
         if execution is not None and execution["should_exit"]:
             if LEAVING.fullmatch(command):
                 raise repl_commands.Leave
             self._note("The code asked to leave; the session lives on.")
 
-    def _run(self, begin: Callable[[Following], Json | None], skipped: int = 0) -> Json | None:
-        """Follow a command to its end; None when it was left before."""
-        text = Text(self._screen, colors=self._screen.has_colors)
-        text.skip_to(skipped)
-        waiting = threading.Timer(WAITS_S, self._note, ("It waits for what runs in the session; ^C takes it back.",))
-        waiting.daemon = True
-
-        def see(event: Json) -> None:
-            self._unsent = ("", "")  # it has arrived
-            self._seen_event = event["id"]
-            match event["kind"]:
-                case "execution_queued":
-                    waiting.start()
-                case "execution_started":
-                    waiting.cancel()
-                case "output":
-                    text.show(event)
-                case "input_answered":
-                    text.is_at_line_start = True
-            if self.session.seen is None or self.session.seen["id"] != event["session_id"]:
-                self.session.look()  # this command has made it
-
-        following = Following(self.call, self.session.name, see, self.keyboard or self._lines)
-        execution, is_left = None, False
-        try:
-            execution = begin(following)
-        except Detached:
-            is_left = True
-        except OmegaError:
-            if following.execution_id is not None:
-                self._note(f"What became of execution {following.execution_id} is not known; it may go on.")
-            raise
-        finally:
-            waiting.cancel()
-            text.close()
-            if self._is_person and not text.is_at_line_start:
-                self._screen.write("\n")
-        self._unsent = ("", "")
-        if is_left and (id := following.execution_id) is not None:
-            self._left.add(id)
-            mark = repl_commands.prefix(self.session.engine)
-            self._note(f"Left execution {id} running: {mark}follow returns to it, {mark}output {id} shows its output.")
-        if execution is not None:
-            self._conclude(execution)
-        return execution
-
-    def _conclude(self, execution: Json) -> None:
-        self._left.discard(execution["id"])
-        if not self._is_person:
-            self._code = self._code or exit_code(execution)
-        for note in notes(execution):
-            self._note(note)
-        for line in how_to_get(execution):
-            self._note(line)
-
     def follow(self, execution_id: int | None) -> None:
-        """Show a running command as it goes on, from the end of what it has said."""
+        """Go on showing a command that was begun before: that which runs, if none is named."""
         session = self.session.look()
         id = execution_id if execution_id is not None or session is None else session["running_execution_id"]
         if id is None:
             self._note("Nothing is running.")
-            return
-        piece = self.call.client.get(execution_path(self.session.name, id) + "/output", offset=0, limit=1)
-        skipped = max(piece["total_bytes"] - TAIL_BYTES, 0)
-        if skipped:
-            self._note(f"… {size(skipped)} before: {repl_commands.prefix(self.session.engine)}output {id}")
-        self._run(lambda following: following.join(id, max_output=0), skipped)
+        else:
+            self._runner.follow(self.session, id)
 
     def switch(self, name: str) -> None:
         """Go on in another session. Raises OmegaError, and stays where it is."""
         other = ReplSession(self.call, name, self.call.creation)
         other.look()
         self.session = other
-        self._seen_event = None
         self._greet()
 
     # ---- what is told ----
 
     def _greet(self) -> None:
-        """Say where one is. In a thread, while the first prompt is there already."""
+        """Say where one is. For the line editor in a thread, when the first prompt is there already."""
+        from omega_sessiond.cli_sessions import state_word
+
         session = self.session
         try:
             seen = session.look()
@@ -326,6 +262,9 @@ class Repl:
 
     def _begin_watch(self) -> None:
         """See what happens while the prompt stands, from the moment that the session is known."""
+        if self.session.seen is None:
+            return
+        from omega_sessiond.repl_watch import Watch
 
         def tell(line: str) -> None:
             self._reader.tell(lambda: self._note(line))
@@ -334,7 +273,7 @@ class Repl:
             seen = self.session.seen
             if self._is_person and self._is_reading and seen is not None and self._watch is None:
                 client = self.call.new_client(may_start=False)
-                self._watch = Watch(client, seen["id"], self._seen_event, self._left, tell)
+                self._watch = Watch(client, seen["id"], self.session.seen_event, self.session.left, tell)
                 self._watch.begin()
 
     def _end_watch(self) -> None:
@@ -343,7 +282,7 @@ class Repl:
             watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
-            self._seen_event = watch.last_id
+            self.session.seen_event = watch.last_id
 
     def _note(self, text: str) -> None:
         self._screen.note(text)

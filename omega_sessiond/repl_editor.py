@@ -121,17 +121,24 @@ class Editor:
         if self._told:
             self._loop.call_soon(self._tell_above)
         if self._lexes != self._session.engine:
-            self._loop.call_soon(self._load_lexer)
+            self.once_shown(self._load_lexer)
 
     def _load_lexer(self) -> None:
-        threading.Thread(target=self._find_lexer, args=(self._session.engine,), daemon=True).start()
-
-    def _find_lexer(self, engine: str) -> None:
+        engine = self._session.engine
         self._lexer, self._lexes = lexer(engine), engine
         self._prompt.app.invalidate()
 
+    def once_shown(self, begin: Callable[[], None]) -> None:
+        """Do something once, in a thread, when the next prompt has been drawn."""
+
+        def drawn(_: object) -> None:
+            self._prompt.app.after_render -= drawn
+            threading.Thread(target=begin, daemon=True).start()
+
+        self._prompt.app.after_render += drawn
+
     def engine_is_known(self) -> None:
-        """The session has turned out to have another engine than was thought."""
+        """The session has turned out to have another engine than was thought. Takes a moment."""
         if self._lexes != self._session.engine:
             self._load_lexer()
 

@@ -51,6 +51,10 @@ class LineReader:
         """Show something at once: it may stand in the line that is being typed."""
         show()
 
+    def once_shown(self, begin: Callable[[], None]) -> None:
+        """Do it at once: what it tells would stand in the prompt's line."""
+        begin()
+
     def engine_is_known(self) -> None:
         """There are no colours here."""
 

@@ -12,7 +12,6 @@ from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from omega_sessiond.client import session_path
 from omega_sessiond.errors import Conflict, NotFound, OmegaError, SessionExists, SessionNotFound
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.terminal import sanitize
@@ -53,6 +52,10 @@ class ReplSession:
         self._planned = planned
         self.seen: Json | None = None
         """The session as it was last looked at; None: it was not, or does not exist."""
+        self.seen_event: int | None = None
+        """The last event of which the person here has been told."""
+        self.left: set[int] = set()
+        """Executions that were left while they ran."""
         self._history: list[tuple[int, str]] = []
         self._history_lock = threading.Lock()
         self.has_history = False
@@ -60,6 +63,8 @@ class ReplSession:
 
     @property
     def path(self) -> str:
+        from omega_sessiond.client import session_path  # loaded when something is asked, after the first prompt
+
         return session_path(self.name)
 
     @property
