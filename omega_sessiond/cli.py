@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -141,8 +141,15 @@ def _part(text: str) -> int:
     return int(text)
 
 
-def parser() -> Parser:
-    """The whole grammar, from which the completions are made, too."""
+class _Unread:
+    """Stands for the grammar of a command that nobody reads: takes every argument and keeps none."""
+
+    def __getattr__(self, name: str) -> Callable[..., _Unread]:
+        return lambda *_, **__: self
+
+
+def parser(only: str | None = None) -> Parser:
+    """The whole grammar, from which the completions are made, too; or as much of it as one command needs."""
     common = _common()
     top = Parser(
         prog="omegactl",
@@ -153,7 +160,9 @@ def parser() -> Parser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
-    def add(name: str, run: str, text: str, *, reads: bool = False) -> argparse.ArgumentParser:
+    def add(name: str, run: str, text: str, *, reads: bool = False) -> argparse.ArgumentParser | _Unread:
+        if only not in (None, name):
+            return _Unread()
         command = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:], parents=[common])
         command.set_defaults(run=run)
         if reads:
@@ -345,11 +354,19 @@ _DEFAULTS = {
 }  # fmt: skip
 
 
+def _subcommands(grammar: Parser) -> argparse._SubParsersAction[Any]:
+    return next(action for action in grammar._actions if isinstance(action, argparse._SubParsersAction))
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments understood; ends the process with usage and exit code 2 otherwise."""
-    grammar = parser()
-    subcommands = next(action for action in grammar._actions if isinstance(action, argparse._SubParsersAction))
     arguments = _joined(arguments)
+    # All of it takes longer to build than most of what the command needs else.
+    grammar = parser(next((argument for argument in arguments if not argument.startswith("-")), None))
+    subcommands = _subcommands(grammar)
+    if not subcommands.choices:
+        grammar = parser()
+        subcommands = _subcommands(grammar)
     if _is_omegallm(arguments, list(subcommands.choices)):
         grammar = _omegallm_parser()
     args, extras = grammar.parse_known_args(arguments)

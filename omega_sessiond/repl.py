@@ -85,7 +85,6 @@ class Repl:
         self._watch: Watch | None = None
         self._watch_lock = threading.Lock()
         self._is_reading = False
-        self._code = 0
 
     def _creation(self) -> Json:
         from omega_sessiond.cli_sessions import creation_body
@@ -195,7 +194,7 @@ class Repl:
             else:
                 back = "omegactl repl" if name == DEFAULT_NAME else f"omegactl repl {name}"
                 self._note(f"Detached: session {name} lives on, and '{back}' returns to it.")
-        return self._code or self._runner.exit_code
+        return self._runner.exit_code
 
     # ---- running ----
 
@@ -292,4 +291,4 @@ class Repl:
         if error.hint:
             self._screen.say(error.hint)
         if not self._is_person:
-            self._code = self._code or error.exit_code
+            self._runner.exit_code = self._runner.exit_code or error.exit_code

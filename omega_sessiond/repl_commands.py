@@ -238,7 +238,7 @@ ROWS = (
         "new",
         "NAME [OPTIONS]",
         "create a session and go on in it: --engine, --python, --mem, …",
-        "new {rest}",
+        "new {1} {rest}",
         None,
         True,
     ),
