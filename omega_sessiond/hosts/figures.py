@@ -1,8 +1,8 @@
 """matplotlib's figures as pictures, where nobody has chosen a backend: what is shown is presented at once, what is left
 open when its command ends is presented then; both are closed, as in a notebook.
 
-Watches for the import of pyplot and offers matplotlib a backend by matplotlib's own mechanism, in place of windows or
-of nothing. Never imports matplotlib by itself, and leaves alone who has chosen: MPLBACKEND, matplotlibrc, use().
+Watches for the import of matplotlib and offers a backend by matplotlib's own mechanism, in place of windows or of
+nothing. Never imports matplotlib by itself, and leaves alone who has chosen: MPLBACKEND, matplotlibrc, use().
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Figures:
         self._canvas: Optional[type] = None
         self.are_used = False
         """Whether there may be figures to close."""
-        imports.watch("matplotlib.pyplot", _choose_backend)
+        imports.watch("matplotlib", _choose_backend)
         imports.offer(BACKEND, self._make_backend)
 
     def _make_backend(self, module: Any) -> None:
         """Agg, whose windows are parts of the execution."""
         chosen = os.environ.get("MPLBACKEND")
         registry: Any = sys.modules.get("matplotlib.backends.registry")
-        if chosen and registry is not None:  # pyplot was preloaded, where this session's variables were not known
+        if chosen and registry is not None:  # it was preloaded, where this session's variables were not known
             vars(module).update(vars(border.call_user(registry.backend_registry.load_backend_module, chosen)))
             return
         agg: Any = border.call_user(border.import_late, "matplotlib.backends.backend_agg")
@@ -104,8 +104,7 @@ class Figures:
             return {"image/png": mime.Broken(mime.told("drawing it", error))}
 
 
-def _choose_backend(pyplot: object) -> None:
-    matplotlib: Any = sys.modules["matplotlib"]
+def _choose_backend(matplotlib: Any) -> None:
     setup: Any = sys.modules.get("matplotlib.rcsetup")
     automatic = getattr(setup, "_auto_backend_sentinel", None)
     if automatic is not None and dict.__getitem__(matplotlib.rcParams, "backend") is automatic:

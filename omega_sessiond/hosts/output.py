@@ -158,7 +158,10 @@ class Output:
         why it was omitted. `metadata` is by MIME type; other keys count for every part of the bundle.
         """
         parts = mime.encode(data, metadata)
-        if self.forked or not parts or self._outbox.owned():
+        if self.forked or not parts:
+            return
+        if self._outbox.owned():  # a finalizer's, in the middle of a frame
+            self.write("stderr", "[%s: shown at no moment for it, and dropped]\n" % ", ".join(p.mime for p in parts))
             return
         probe_stack()
         with self._outbox.lock:
