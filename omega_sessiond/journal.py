@@ -44,6 +44,7 @@ from omega_sessiond.messages import (
 from omega_sessiond.parts import Parts
 from omega_sessiond.pruning import Pruning
 from omega_sessiond.shelf import Shelf
+from omega_sessiond.tally import Tally
 
 EVENTS_BYTES = 4 * 1024 * 1024
 """About how much one answer of `events` holds at most: an event of output can be 256 KiB."""
@@ -212,6 +213,8 @@ class Journal:
         """Their rich parts, in the same transactions."""
         self.pruning = Pruning(database)
         """The removal of what is old."""
+        self.tally = Tally(database)
+        """What the history adds up to."""
         self.shelf = Shelf(database)
         """Checkpoints and snapshots, in the same transactions."""
 

@@ -112,6 +112,11 @@ def server(service: Service, call: Call) -> Any:
     return service.server()
 
 
+async def metrics(service: Service, call: Call) -> Any:
+    text, content_type = await service.metrics()
+    return Reply(200, text, content_type)
+
+
 def engines(service: Service, call: Call) -> Any:
     return service.engines()
 
@@ -394,6 +399,7 @@ ROUTES = (
     Route("GET", _EXECUTIONS + "/{id}/output", output, query=OutputQuery),
     Route("GET", _EXECUTIONS + "/{id}/data/{n}", data),
     Route("POST", "/api/prune", prune, body=PruneRequest, body_is_optional=True),
+    Route("GET", "/metrics", metrics),
     Route("GET", "/api/events", events, query=EventsQuery),
 )
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from time import time
+from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
@@ -719,6 +720,11 @@ class Service:
             fork_servers=self._nursery.views(),
         )
 
+    async def metrics(self) -> tuple[bytes, str]:
+        """The figures of the daemon and its sessions for Prometheus, and their type."""
+        metrics = await asyncio.to_thread(_metrics)
+        return await metrics.text(self.server(), self.sessions(), self._journal.tally), metrics.CONTENT_TYPE
+
     def engines(self) -> list[Engine]:
         """The engines of this machine, and why others cannot be used."""
         return self._engines.list()
@@ -726,6 +732,13 @@ class Service:
     def _refuse_when_stopping(self) -> None:
         if self._keeper.is_stopping:
             raise Stopping("The daemon is stopping")
+
+
+def _metrics() -> ModuleType:
+    """With the library that writes the format: as long to load as a cold start, and most daemons are never scraped."""
+    from omega_sessiond import metrics
+
+    return metrics
 
 
 def _remove_directory(directory: str) -> None:

@@ -63,6 +63,15 @@ def _from_cgroup(pid: int) -> Usage:
     return Usage("cgroup", now(), memory_bytes, peak, count, cpu_s)
 
 
+def peak(pid: int) -> int | None:
+    """The most memory that the session of host `pid` had: of its scope, or of its process where it has none."""
+    own = {controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)}
+    found = _number(_directory("", own), "memory.peak")
+    if found is None:
+        found = _number(_directory("memory", own), "memory.max_usage_in_bytes")
+    return _peak(pid) if found is None else found
+
+
 def oom_kills(cgroup: str) -> int | None:
     """How many processes below a cgroup ("/user.slice/…", as systemd's ControlGroup has it) the kernel has killed for
     memory; None where it does not count that (cgroup v1)."""
