@@ -63,8 +63,8 @@ class Figures:
 
     def describe(self, value: object) -> Optional[mime.Bundle]:
         """The picture of a figure that is displayed; it counts as shown. None for anything else."""
-        module: Any = sys.modules.get("matplotlib.figure")
-        if module is None or not issubclass(type(value), module.Figure):
+        kind = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)
+        if not isinstance(kind, type) or not issubclass(type(value), kind):
             return None
         for manager in list(self._managers()):
             if manager.canvas.figure is value:
