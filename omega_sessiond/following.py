@@ -290,7 +290,7 @@ def notes(execution: Json) -> Iterator[str]:
     """What a reader of the output alone would not know, a line each."""
     lost, truncated = execution["lost"], execution["truncated"]
     if execution["resumed_from"]:
-        yield f"The session was resumed from {execution['resumed_from']}."
+        yield f"The session was resumed from checkpoint {execution['resumed_from']}."
     if lost:
         what = "all variables" if lost["variables"] == "all" else "variables: " + ", ".join(lost["variables"])
         yield f"Lost before this command: {what} ({lost['reason']})."

@@ -149,6 +149,7 @@ class Keeper:
         )
         if record.host is None:  # nothing was begun since the last host: what is queued is meant for the next one
             live.host = None
+            live.taken = self._journal.last_begun(record.id)
             if os.path.exists(paths.host_socket(self._state_dir, record.id)):
                 live.is_starting = True
                 self._spawn(self._dismiss_then_start(live))
@@ -210,7 +211,7 @@ class Keeper:
         if self._dies_with_its_unit:
             doomed = [live for live in self.by_name.values() if live.host is not None and not live.host.scope]
             budget = self._settings.stop_budget_s
-            await asyncio.gather(*(self.end(live, "daemon_stopped", budget) for live in doomed))
+            await asyncio.gather(*(self.end(live, "daemon_stopped", budget, farewell="SIGTERM") for live in doomed))
         for task in list(self._tasks):
             task.cancel()
         for live in self.by_name.values():
@@ -362,7 +363,10 @@ class Keeper:
         work.interrupt_reason = reason
         return host.interrupt(work.record.id)
 
-    async def end(self, live: Live, reason: str, budget_s: float, *, successor: bool = False) -> list[Step]:
+    async def end(
+        self, live: Live, reason: str, budget_s: float, *, successor: bool = False, farewell: str = "asked to end"
+    ) -> list[Step]:
+        """End the host, with all steps that it took. At the farewell SIGTERM an idle one saves itself first."""
         while live.session.link == "starting":
             await live.settled.wait()
         if live.session.link == "reconnecting":  # a host that can be asked ends sooner and in order
@@ -375,7 +379,9 @@ class Keeper:
         if host is None:
             return []
         live.end_reason = reason
-        steps = await host.end(self.containment.scopes if host.scope else None, budget_s, at_rest=at_rest)
+        steps = await host.end(
+            self.containment.scopes if host.scope else None, budget_s, at_rest=at_rest, reason=farewell
+        )
         while live.host is host:  # until what it left is read and its place is clear
             live.settled.clear()
             await live.settled.wait()
@@ -695,6 +701,7 @@ class Keeper:
     def _begin_burial(self, live: Live, exit: Exit) -> None:
         if not live.is_burying:
             live.is_burying = True
+            self.handle(live, decide.HostDied())
             self._spawn(self._bury_once(live, exit))
 
     async def _bury_once(self, live: Live, exit: Exit) -> None:
@@ -738,7 +745,7 @@ class Keeper:
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
         is_unused_fork = record.parent is not None and record.execution_count == 0
         was_used = last_taken > 0 or live.record.host_seq > 0 or is_unused_fork
-        live.taken = max(live.taken, last_taken)
+        live.taken = max(live.taken, last_taken, self._journal.last_begun(record.id))
         is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.is_whole(live)
         if is_saved:
             reason = live.sleep_reason or reason

@@ -682,8 +682,11 @@ class Service:
 
     async def _question(self, name: str, kind: str, request: CompleteRequest | IsCompleteRequest) -> dict[str, Any]:
         live = self.find(name)
+        if live.session.state == "hibernated":
+            self._keeper.handle(live, decide.StartAsked())
         if live.session.link == "starting":
             await live.settled.wait()
+            _raise_failure(live)
         if live.session.state == "dead":
             raise SessionBusy(f"Session '{name}' has no process to ask", hint="Run a command or restart it first.")
         if not live.session.is_at_rest or live.host is None:

@@ -50,6 +50,10 @@ class HostUnreachable(Struct, frozen=True):
     """The connection is gone; whether the host is, nobody knows yet."""
 
 
+class HostDied(Struct, frozen=True):
+    """The host is known to be dead; what it left behind is yet to be read. What comes from now on is for the next."""
+
+
 class HostGone(Struct, frozen=True):
     """The host is dead, and all it left behind has been read. It had begun every id up to `last_taken`; `is_saved`:
     its whole state is in a checkpoint."""
@@ -96,6 +100,7 @@ Event = (
     | StartFailed
     | HostAdopted
     | HostUnreachable
+    | HostDied
     | HostGone
     | InputAsked
     | InputGiven
@@ -163,6 +168,7 @@ class Session:
         self.waiting = False
         self.ending = False
         self._successor = False
+        self._last_meant: int | None = None  # once the host is known to be dead: the last id that was meant for it
 
     @property
     def state(self) -> SessionState:
@@ -211,6 +217,12 @@ class Session:
             case HostUnreachable():
                 if self.link == "up":
                     self.link = "reconnecting"
+                return []
+            case HostDied():
+                if self.link == "up":
+                    self.link = "reconnecting"
+                if self._last_meant is None:
+                    self._last_meant = max([*self.queue, self.running or 0])
                 return []
             case HostGone(last_taken, is_saved):
                 self.is_asleep = is_saved
@@ -270,14 +282,19 @@ class Session:
         if self.running is not None:
             begun = self.running <= last_taken
             effects.append(Died(self.running) if begun else Cancel((self.running,), "host_died"))
-        ended, successor = self.ending, self._successor
+        ended, successor, last_meant = self.ending, self._successor, self._last_meant
+        self._last_meant = None
         self.link, self.running, self.waiting = "absent", None, False
         self.ending = self._successor = False
         if ended:  # what is queued now was submitted after the end was asked for: it is meant for the successor
             return effects + (self._start() if successor or self.queue else [])
         died = [id for id in self.queue if id <= last_taken]
-        self.queue = deque(id for id in self.queue if id > last_taken)
-        return effects + [Died(id) for id in died] + self._cancel_all("host_died")
+        waiting = [id for id in self.queue if id > last_taken]
+        later = [] if last_meant is None else [id for id in waiting if id > last_meant]
+        self.queue = deque(id for id in waiting if id not in later)
+        effects += [Died(id) for id in died] + self._cancel_all("host_died")
+        self.queue.extend(later)
+        return effects + (self._start() if later else [])
 
     def _end(self, reason: str, successor: bool) -> list[Effect]:
         effects = self._cancel_all(reason)

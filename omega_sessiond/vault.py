@@ -314,28 +314,37 @@ class Vault:
     def give_up(self, live: Live, why: str) -> str | None:
         """The session's state is to be replaced: what is saved of it stays as a snapshot; its name. What its process
         may still save does not count."""
-        keep = live.record.keep
-        name = None
-        live.is_replaced = live.host is not None
+        before, keep, name = live.record, live.record.keep, None
         if keep.checkpoint_id is not None:
-            with self._journal.atomic():
-                name = self._keep(live, keep.checkpoint_id, f"before-{why}", why)
-                self._recorder.update(live, keep=replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False))
+            try:
+                with self._journal.atomic():
+                    name = self._keep(live, keep.checkpoint_id, f"before-{why}", why)
+                    given_up = replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False)
+                    self._recorder.update(live, keep=given_up)
+            except JournalError:
+                live.record = before
+                raise
+        live.is_replaced = live.host is not None
         return name
 
     def put(self, live: Live, target: CheckpointRecord, source: dict[str, object]) -> str | None:
         """Have the session's next process take up `target`. What is saved of the present state stays as a snapshot; its
         name."""
-        with self._journal.atomic():
-            kept_as = self.give_up(live, "restore")
-            last = self._journal.last_begun(live.record.id)
-            self._shelf.add_restore(live.record.id, now(), last, source)
-            covers = max(last, target.execution_id)
-            keep = replace(
-                live.record.keep, checkpoint_id=target.id, covers=covers, is_asleep=live.host is None, trouble=None
-            )
-            self._recorder.update(live, keep=keep, lost=None)
-        live.session.is_asleep = keep.is_asleep
+        before = live.record
+        last = self._journal.last_begun(before.id)
+        try:
+            with self._journal.atomic():
+                kept_as = self.give_up(live, "restore")
+                self._shelf.add_restore(before.id, now(), last, source)
+                covers, is_asleep = max(last, target.execution_id), live.host is None
+                keep = replace(
+                    live.record.keep, checkpoint_id=target.id, covers=covers, is_asleep=is_asleep, trouble=None
+                )
+                self._recorder.update(live, keep=keep, lost=None)
+        except JournalError:
+            live.record, live.is_replaced = before, False
+            raise
+        live.session.is_asleep = is_asleep
         return kept_as
 
     def _keep(self, live: Live, checkpoint_id: str, stem: str, why: str, note: str = "") -> str:

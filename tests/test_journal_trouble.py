@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -216,6 +217,23 @@ def submit_until_refused(caller: Caller) -> list[int]:
             return taken
         taken.append(answer.json["id"])
         assert len(taken) < 10_000
+
+
+def test_full_disk_while_a_checkpoint_is_written(small: Life, disk: SmallDisk) -> None:
+    """The save is told to have failed and leaves nothing; the checkpoint before is the one that holds."""
+    small.run("work", "x = 1")
+    small.post("/api/sessions/work/save")
+    kept = small.session("work")["checkpoint"]["id"]
+    small.run("work", "import os; x = 2; data = os.urandom(32 << 20)")
+    answer = small.call("POST", "/api/sessions/work/save")
+    assert answer.status == 409 and "No space left" in answer.json["error"], answer
+    checkpoint = small.session("work")["checkpoint"]
+    assert checkpoint["id"] == kept and "No space left" in checkpoint["trouble"]
+    assert os.listdir(disk.path / "sessions" / small.session("work")["id"] / "checkpoints") == [kept]
+    os.kill(small.session("work")["pid"], signal.SIGKILL)
+    wait_until(lambda: small.session("work")["state"] == "dead", "it is dead")
+    after = small.run("work", "x")
+    assert after["result"] == "1" and after["lost"]["variables"] == ["data", "os", "x"]
 
 
 def test_full_disk_while_commands_run(small: Life, disk: SmallDisk, place: Place) -> None:

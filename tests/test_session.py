@@ -13,7 +13,10 @@ from omega_sessiond.session import (
     EndAsked,
     Ended,
     Event,
+    Hibernate,
+    HibernateAsked,
     HostAdopted,
+    HostDied,
     HostGone,
     HostStarted,
     HostUnreachable,
@@ -44,6 +47,33 @@ def resting() -> Session:
     session = Session()
     feed(session, StartAsked(), HostStarted())
     return session
+
+
+def test_command_that_comes_after_the_death_is_for_the_next_host() -> None:
+    """Once the host is known to be dead, what was meant for it is cancelled and what comes is not."""
+    session = Session([1, 2], link="reconnecting", running=1)
+    assert session.handle(HostDied()) == []
+    assert session.handle(Submitted(3)) == []
+    assert session.handle(HostGone(1)) == [Died(1), Cancel((2,), "host_died"), StartHost()]
+    assert session.handle(HostStarted()) == [Begin(3)]
+
+
+def test_hibernated_session_wakes_for_the_next_command() -> None:
+    """Only an idle session falls asleep; what comes while it does is for its next host."""
+    session = Session()
+    session.handle(Submitted(1))
+    session.handle(HostStarted())
+    assert session.handle(HibernateAsked()) == []
+    session.handle(Ended(1))
+    assert session.handle(HibernateAsked()) == [Hibernate()]
+    assert session.handle(Submitted(2)) == []
+    assert session.handle(HostGone(1, is_saved=True)) == [StartHost()]
+    session.handle(HostStarted())
+    session.handle(Ended(2))
+    session.handle(HibernateAsked())
+    session.handle(HostGone(2, is_saved=True))
+    assert session.state == "hibernated"
+    assert session.handle(EndAsked("killed")) == [] and session.state == "hibernated"
 
 
 def test_first_command_starts_a_host_and_runs_in_it() -> None:
@@ -176,7 +206,12 @@ def test_restart_starts_a_successor_without_work() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["submit", "end", "lose", "adopt", "die", "kill", "restart", "fail", "up"]), max_size=60)
+    st.lists(
+        st.sampled_from(
+            ["submit", "end", "lose", "adopt", "notice", "die", "kill", "restart", "fail", "up", "sleep", "save"]
+        ),
+        max_size=60,
+    )
 )
 def test_every_command_begins_in_order_or_is_settled(moves: list[str]) -> None:
     """Whatever happens, commands begin in rising order, none begins twice in one host, and each one is at every
@@ -218,6 +253,15 @@ def test_every_command_begins_in_order_or_is_settled(moves: list[str]) -> None:
             take(session.handle(HostAdopted(last_taken)))
         elif move == "die" and session.link in ("up", "reconnecting"):
             take(session.handle(HostGone(last_taken)))
+        elif move == "notice" and session.link in ("up", "reconnecting"):
+            take(session.handle(HostDied()))
+            submitted += 1
+            take(session.handle(Submitted(submitted)))
+            take(session.handle(HostGone(last_taken)))
+        elif move == "sleep":
+            take(session.handle(HibernateAsked()))
+        elif move == "save" and session.ending:
+            take(session.handle(HostGone(last_taken, is_saved=True)))
         elif move in ("kill", "restart"):
             take(session.handle(EndAsked(move, move == "restart")))
         elif move == "fail" and session.link == "starting":

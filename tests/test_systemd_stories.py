@@ -357,19 +357,58 @@ def test_host_out_of_memory_is_named(limiting: Realm) -> None:
     assert after["lost"]["variables"] == "all"
 
 
+def test_session_out_of_memory_goes_on_from_its_checkpoint(limiting: Realm) -> None:
+    """What was saved before the kernel killed the host is there again; the answer names what is lost and why."""
+    limiting.post("/api/sessions", {"name": "work", "limits": {"memory_bytes": 96 * MIB}})
+    limiting.run("work", "kept = 7")
+    limiting.post("/api/sessions/work/save")
+    died = limiting.run("work", "x = bytearray(400 * 2**20)\nfor i in range(0, len(x), 4096): x[i] = 1")
+    assert died["reason"] == "out_of_memory"
+    after = limiting.run("work", "kept")
+    assert after["result"] == "7" and after["resumed_from"]
+    assert "probably out of memory" in after["lost"]["reason"] and after["lost"]["variables"] == ["i", "x"]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_sessions_outlive_a_reboot(test_user: str, test_venv: Path, in_order: bool) -> None:
+    """The user manager ends, in order or at once, and starts anew: idle sessions go on from what was saved at the
+    shutdown or before the power cut, history is whole, and a running command is told of as died."""
+    python = f"{test_venv}/bin/python"
+    with UserManager("v2", user=test_user, path=f"{test_venv}/bin:/usr/bin:/bin") as manager:
+        units.start(manager, python)
+        realm = Realm(manager, python)
+        for name in ("idle", "busy"):
+            realm.run(name, "x = 1")
+            realm.post(f"/api/sessions/{name}/save")
+        realm.run("idle", "x = 2")
+        running = realm.begin_running("busy", "x = 2\n" + FOREVER)
+        manager.reboot(in_order=in_order)
+        realm.close()
+        units.start(manager, python)
+        realm = Realm(manager, python)
+        assert realm.finished("busy", running)["status"] in ("died", "interrupted")
+        idle, busy = realm.run("idle", "x"), realm.run("busy", "x")
+        assert (idle["result"], idle["lost"] is None) == (("2", True) if in_order else ("1", False)), idle
+        assert idle["resumed_from"]
+        assert busy["result"] in (("1", "2") if in_order else ("1",)) and busy["resumed_from"], busy
+        assert [row["command"] for row in realm.history("idle")] == ["x = 1", "x = 2", "x"]
+        realm.close()
+
+
 def test_stop_of_the_slice_ends_the_sessions(realm: Realm) -> None:
-    """systemctl stop of the sessions' slice ends idle and busy ones and not the daemon; their names stay."""
+    """systemctl stop of the sessions' slice ends idle and busy ones and not the daemon; an idle one saves itself."""
     realm.run("idle", "x = 7")
     id = realm.begin_running("busy", FOREVER)
     daemon = realm.service("MainPID")
     realm.manager.systemctl("stop", SLICE)
-    wait_until(lambda: {row["state"] for row in realm.get("/api/sessions")} == {"dead"}, "both are dead")
+    wait_until(lambda: realm.session("idle")["state"] == "hibernated", "the idle one is saved")
+    wait_until(lambda: realm.session("busy")["pid"] is None, "the busy one is gone")
     for name in ("idle", "busy"):
         assert realm.scope(name, "ActiveState") == "inactive"
     assert realm.finished("busy", id)["status"] in ("interrupted", "died")
     assert realm.service("MainPID") == daemon
-    after = realm.run("idle", "'x' in globals()")
-    assert (after["result"], after["lost"]["variables"]) == ("False", "all")
+    after = realm.run("idle", "x")
+    assert (after["result"], after["lost"]) == ("7", None) and after["resumed_from"]
     assert realm.scope("idle", "ActiveState") == "active"
 
 
