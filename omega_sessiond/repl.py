@@ -75,8 +75,7 @@ class Repl:
 
     def __init__(self, call: Invocation, name: str) -> None:
         self.call = call
-        engine = call.args.engine or "python"
-        self.session = ReplSession(call, name, self._creation, engine)
+        self.session = ReplSession(call, name, self._creation, call.args.engine)
         self._screen = call.screen
         self._is_person = sys.stdin is not None and sys.stdin.isatty()
         self._lines = LineReader(self._judge, is_terminal=self._is_person)

@@ -185,6 +185,11 @@ def _output(desk: Desk, rest: str) -> None:
     _omegactl(desk, _arguments(Row("output", "", "", "output {rest}"), rest, desk.session))
 
 
+def _save(desk: Desk, rest: str) -> None:
+    line = "output {1} --save {2} {rest}" if rest else "save {name}"
+    _omegactl(desk, _arguments(Row("save", "ID FILE", "", line), rest, desk.session))
+
+
 def _switch(desk: Desk, rest: str) -> None:
     if not rest:
         raise UsageError("Switch where? Give the name of a session")
@@ -227,7 +232,12 @@ ROWS = (
     Row("info", "", "the session: state, process, limits, labels", "show {name}"),
     Row("history", "[N] [TEXT]", f"the last N commands ({SHOWN}) of all clients, those that hold TEXT", act=_history),
     Row("output", "[ID] [--tail N]", "a command's whole output; without ID the last one's", act=_output),
-    Row("save", "ID FILE", "save a picture or other rich result of a command", "output {1} --save {2} {rest}"),
+    Row(
+        "save",
+        "[ID FILE]",
+        "save the session's state now; with ID and FILE a picture or other result of a command",
+        act=_save,
+    ),
     Row("follow", "[ID]", "show a running command again as it goes on, and answer what it asks", act=_follow),
     Row("interrupt", "", "interrupt what runs; variables are kept", "interrupt {name}"),
     Row("inspect", "NAME", "what the engine knows of a name; in Python also NAME? and F1", act=_inspect),
@@ -242,6 +252,11 @@ ROWS = (
         None,
         True,
     ),
+    Row("fork", "COPY", "copy the session, everything in memory included", "fork {name} {1} {rest}"),
+    Row("snapshot", "NAME [-m NOTE]", "give its present state a name", "snapshot {name} {1} {rest}"),
+    Row("snapshots", "", "its named states", "snapshots {name}"),
+    Row("restore", "SNAPSHOT [--into NEW]", "go on from a snapshot", "restore {name} {1} {rest}"),
+    Row("timeline", "", "how the session came to where it is, as a tree", "timeline {name} {rest}"),
     Row("set", "OPTIONS", "limits and labels: --mem 4G, --tasks N, --label K=V", "set {name} {rest}"),
     Row("restart", "", "end the session's process and start a new one; variables go", "restart {name}"),
     Row("kill", "", "end the session's process; history stays", "kill {name}"),

@@ -43,9 +43,9 @@ class Completions(NamedTuple):
 
 class ReplSession:
     """The session the REPL is at. `creation` makes the options it is created with, should it not exist, and `planned`
-    is its engine then."""
+    is its engine then (None: the daemon's choice)."""
 
-    def __init__(self, call: Invocation, name: str, creation: Callable[[], Json], planned: str = "python") -> None:
+    def __init__(self, call: Invocation, name: str, creation: Callable[[], Json], planned: str | None = None) -> None:
         self._call = call
         self.name = name
         self.creation = creation
@@ -69,7 +69,7 @@ class ReplSession:
 
     @property
     def engine(self) -> str:
-        return self._planned if self.seen is None else str(self.seen["engine"])
+        return str(self.seen["engine"]) if self.seen is not None else self._planned or "python"
 
     def look(self) -> Json | None:
         """The session as it is now; None when it does not exist. Raises DaemonUnreachable."""
@@ -77,6 +77,8 @@ class ReplSession:
             self.seen = self._ask("GET", self.path, may_start=None)
         except SessionNotFound:
             self.seen = None
+            if self._planned is None:
+                self._planned = self._ask("GET", "/api/server")["settings"]["engine"]
         return self.seen
 
     def create(self) -> None:

@@ -287,8 +287,8 @@ def test_commands_of_the_repl(person: Person, omegactl: Omegactl, place: Place) 
     person.sees("NAME  STATE")
     person.type(":engine" + ENTER)
     person.sees(":word is the REPL's")
-    person.type(":help save" + ENTER)
-    person.sees("as: omegactl output … --save …")
+    person.type(":help fork" + ENTER)
+    person.sees("as: omegactl fork work …")
     person.type(":save 5" + ENTER)
     person.sees("usage: :save ID FILE")
     person.type(":restart" + ENTER)
@@ -297,6 +297,26 @@ def test_commands_of_the_repl(person: Person, omegactl: Omegactl, place: Place) 
     person.sees("\nFalse\n")
     person.type(":quit" + ENTER)
     assert person.leaves() == 0
+
+
+def test_states_are_named_copied_and_gone_back_to(person: Person, omegactl: Omegactl) -> None:
+    """:snapshot, :restore, :fork and :timeline do for the session at hand what omegactl does for any."""
+    person.type("x = 1" + ENTER + ":snapshot before -m 'as it was'" + ENTER + "x = 2" + ENTER)
+    person.is_prompted(times=4)
+    person.type(":fork copy" + ENTER)
+    person.is_prompted(times=5)
+    person.type(":restore before" + ENTER)
+    person.is_prompted(times=6)
+    person.type("'x is', x" + ENTER)
+    person.sees("('x is', 1)")
+    assert omegactl("exec", "copy", "-c", "x").out == "2\n"
+    person.type(":snapshots" + ENTER)
+    person.sees("as it was")
+    person.type(":timeline" + ENTER)
+    person.sees("work> :timeline")
+    person.sees("before", times=4)
+    person.type(":save" + ENTER)
+    person.sees("work> :save")
 
 
 def test_rich_results_are_named(person: Person, place: Place) -> None:
