@@ -17,7 +17,7 @@ from textual.strip import Strip
 from textual.widgets import Static
 
 from omega_sessiond.terminal import plain
-from tui.text import MAX_LINE, MAX_PENS, LastFilter, OutputLines, block, cell, line
+from tui.text import MAX_LINE, MAX_PENS, LastFilter, NoNamedColors, OutputLines, block, cell, line
 
 OBEYED = re.compile("[\x00-\x1f\x7f-\x9f]")
 SGR = re.compile(r"\x1b\[[0-9;:]*m")
@@ -113,6 +113,14 @@ def test_last_filter_leaves_nothing(text: str, is_link: bool) -> None:
         assert segment.control is None
         assert segment.style is None or (segment.style.link is None)
     assert Strip(list(filtered)).cell_length == Strip([Segment(text, style), Segment("end")]).cell_length
+
+
+def test_named_colours_do_not_become_darkness() -> None:
+    """Without colours a text that was red by name looks as any other; bold stays, and so do our own colours."""
+    segments = [Segment("a", Style.parse("bold red")), Segment("b", Style.parse("#102030")), Segment("c")]
+    named, ours, none = NoNamedColors().apply(segments, Color(0, 0, 0))
+    assert named == Segment("a", Style(bold=True))
+    assert (ours, none) == (segments[1], segments[2])
 
 
 class Careless(App[None]):

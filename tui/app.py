@@ -43,7 +43,7 @@ from tui.screens.main import Main
 from tui.screens.service import ServiceScreen
 from tui.table import shown_age
 from tui.tape import PICTURE_ROWS, Picture, Tape
-from tui.text import LastFilter, cell
+from tui.text import LastFilter, NoNamedColors, cell
 from tui.themes import DARK, LIGHT
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Dashboard(App[int]):
         self.errands = Errands(target)
         self.feed = Feed(target, self._announce)
         self.main = Main()
+        self._first_filter: list[LineFilter] = [NoNamedColors()] if self.no_color else []
         self._last_filter: list[LineFilter] = [LastFilter()]
         self._flushed_at = 0.0
         self._flush_timer: Timer | None = None
@@ -135,7 +136,7 @@ class Dashboard(App[int]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Ours has the last word on every line of every widget."""
-        return [*super().get_line_filters(), *self._last_filter]
+        return [*self._first_filter, *super().get_line_filters(), *self._last_filter]
 
     def _fatal_error(self) -> None:
         """As Textual's, without the values of variables: they hold what people typed."""

@@ -180,6 +180,21 @@ class LastFilter(LineFilter):
         return [_cleaned(segment) for segment in segments]
 
 
+class NoNamedColors(LineFilter):
+    """For NO_COLOR, before Textual turns colours into greys: red by name is nearly black then, and what somebody marked
+    with it the one thing that cannot be read. Colours that we chose ourselves are true ones and stay apart as greys."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [_unnamed(segment) for segment in segments]
+
+
+def _unnamed(segment: Segment) -> Segment:
+    text, style, control = segment
+    if style is None or all(color is None or color.triplet is not None for color in (style.color, style.bgcolor)):
+        return segment
+    return Segment(text, style.without_color, control)
+
+
 def _cleaned(segment: Segment) -> Segment:
     text, style, control = segment
     clean = text if text.isascii() and text.isprintable() else _OBEYED.sub("", text)

@@ -114,13 +114,13 @@ class EventsScreen(LiveScreen):
         if last is not self._last_command or last is None:
             self._last_command = last
             self.commands.show(list(app.command_log))
-            self.query_one("#commands").border_title = Text(f" Done here · {len(app.command_log)} ")
+            self.query_one("#commands").border_title = Text(f"Done here · {len(app.command_log)}")
 
     def _entitle(self) -> None:
-        title = Text(f" Events {len(self.events.rows)}")
+        title = Text(f"Events {len(self.events.rows)}")
         if self._words:
             title.append(f"/{len(self.dashboard.model.events)} · /{cell(' '.join(self._words)).plain}")
-        title.append(" · following " if self.events.is_following else " · held ")
+        title.append(" · following" if self.events.is_following else " · held")
         self.query_one("#events").border_title = title
 
     def on_line_list_moved(self) -> None:

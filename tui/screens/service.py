@@ -266,7 +266,7 @@ class ServiceScreen(LiveScreen):
     def _entitle(self) -> None:
         level = "all" if self._level == 7 else f"{PRIORITIES[self._level]} and worse"
         state = "paused" if self._is_paused else "following"
-        self.query_one(RichLog).border_title = Text(f" Log · {level} · {state} ")
+        self.query_one(RichLog).border_title = Text(f"Log · {level} · {state}")
 
 
 def drawn(entry: Entry) -> Text:
