@@ -104,5 +104,5 @@ def _measure(report: Report, client: Client, bare: Bare, engine: str, command: s
     names = (f"{engine}, bare pipes", f"{engine}, session", f"1+1 in Python, beside {engine}")
     report.samples += [Samples(name, "us", [*chain(*values)]) for name, values in zip(names, sides, strict=True)]
     report.judged.append(
-        Judged(f"({engine} session - bare) / Python execute", statistics.median(shares), [Goal("now", 1.0)])
+        Judged(f"({engine} session - bare) / Python execute", statistics.median(shares), [Goal("goal", 1.0)])
     )

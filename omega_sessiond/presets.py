@@ -57,7 +57,8 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
-    """One line REPL. docs/engines.md explains each field with examples.
+    """One line REPL. docs/engines.md explains each field with examples. A session keeps the preset it was made with:
+    what comes to these fields in a later version is missing there, and the host reads it with a default.
 
     In `setup`, `submit`, `sentinel`, `mark`, `begin`, `value` and `completions`, {token} is a word that nobody can
     guess, new for every command, {left} and {right} its halves.

@@ -138,8 +138,8 @@ def new(app: Dashboard) -> None:
 
 def _creation(app: Dashboard, values: dict[str, str]) -> Json:
     body = creation_options(app.tell)
+    body["engine"] = values["engine"]
     if values["engine"] != "python":
-        body["engine"] = values["engine"]
         body.pop("python", None)
     if values["python"]:
         found = shutil.which(os.path.expanduser(values["python"]))

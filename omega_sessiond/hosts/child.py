@@ -265,10 +265,13 @@ class Child:
             self.forget_unsent()
             if farewell:
                 self.send(farewell)
+            steps: List[int] = [signal.SIGHUP, signal.SIGKILL]
             if self._slave < 0:
                 os.close(self.into)
                 self.into = -1
-            for signum in (0, signal.SIGHUP, signal.SIGKILL):
+            if self._slave < 0 or farewell:
+                steps.insert(0, 0)
+            for signum in steps:
                 if signum:
                     self.signal(signum)
                     os.kill(self.pid, signum)

@@ -185,8 +185,7 @@ class Dialogue:
 
     def _expect(self, token: Token, values: Mapping[str, str]) -> None:
         options = self._options
-        stale = self._stale if self._ended_by is None else [*self._stale, self._ended_by]
-        marks = [*stale, Mark("end", options["mark"], token)]
+        marks = [*self._stale, Mark("end", options["mark"], token)]
         if options["value"]:
             marks.append(Mark("value", options["value"], token))
         if options["begin"]:
@@ -335,8 +334,10 @@ class Dialogue:
         elif talk.status is None and mark is not self._ended_by and mark not in self._stale:
             talk.status = piece.status
             self._ended_by = mark
-            others = [other for other in self._scanner.marks if other.kind == "end" and other is not mark]
-            self._stale = others[-STALE_MARKS:]
+            if self._is_in_step and talk.interrupted_at is None and not talk.repeated_sentinel:
+                self._stale = []
+            else:  # orders were given twice, or an interrupt struck between printing the mark and knowing it
+                self._stale = [other for other in self._scanner.marks if other.kind == "end"][-STALE_MARKS:]
 
     def _show(self, descriptor: int, data: bytes, final: bool = False) -> None:
         text = self._decoders[descriptor].decode(data, final)

@@ -164,6 +164,7 @@ def fill(template: str, token: Token, values: Mapping[str, str] = MappingProxyTy
     return "".join(parts)
 
 
+@lru_cache(maxsize=256)
 def has_token(template: str) -> bool:
     """Whether the template makes the program print the mark by itself."""
     return any(name in ("token", "left", "right") for name in _cut(template)[1::2])
