@@ -111,6 +111,8 @@ MARKS = {
     "wake": "↩ woken from",
     "loss": "✗ lost",
     "copy": "→ copied into",
+    "fork": "→ forked into",
+    "origin": "↳ forked from",
 }
 
 

@@ -138,7 +138,7 @@ class Live(Struct, eq=False):
     loading: asyncio.Future[None] | None = None
     rested_at: float = 0.0
     next_save_at: float = 0.0
-    tried_of: int = 0
+    tried_of: int = -1
     """The last command before the last attempt to save: one that failed is not repeated before something changes."""
     is_replaced: bool = False
     """Whether the present process's state is given up: what it still saves is not what the next one shall have."""

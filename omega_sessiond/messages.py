@@ -387,7 +387,7 @@ class TimelineNode(Struct, frozen=True):
 
     id: int
     parent: int | None
-    kind: Literal["execution", "snapshot", "restore", "wake", "loss", "copy"]
+    kind: Literal["execution", "snapshot", "restore", "wake", "loss", "copy", "fork", "origin"]
     at: str
     title: str
     detail: str

@@ -204,10 +204,16 @@ class States:
         """How the session came to where it is, over its newest `limit` executions."""
         live = self._sessions.find(name)
         id = live.record.id
-        executions = self._journal.last_executions(id, limit)
-        return Timeline(
-            name, timeline.nodes(executions, self._named(live), self._shelf.restores(id), self._shelf.copies(id))
+        parents = [(other.record.name, other.record.parent) for other in self._keeper.by_name.values()]
+        nodes = timeline.nodes(
+            self._journal.last_executions(id, limit),
+            self._named(live),
+            self._shelf.restores(id),
+            self._shelf.copies(id),
+            [(other, parent) for other, parent in parents if parent is not None and parent.session_id == id],
+            live.record.parent,
         )
+        return Timeline(name, nodes)
 
 
 def _link_files(source: str, target: str) -> None:

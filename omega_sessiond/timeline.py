@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from omega_sessiond.journal import ExecutionRecord
-from omega_sessiond.messages import TimelineNode
+from omega_sessiond.messages import Parent, TimelineNode
 from omega_sessiond.shelf import CheckpointRecord, RestoreRecord, SnapshotRecord
 
 COMMAND_CHARS = 200
@@ -21,10 +21,14 @@ def nodes(
     snapshots: Iterable[tuple[SnapshotRecord, CheckpointRecord]],
     restores: Iterable[RestoreRecord],
     copies: Iterable[tuple[str, RestoreRecord]],
+    forks: Iterable[tuple[str, Parent]],
+    origin: Parent | None,
 ) -> list[TimelineNode]:
-    """The tree of one session, each parent before its children. `copies` are the other sessions that began with a state
-    of this one, by name."""
+    """The tree of one session, each parent before its children. `copies` and `forks` are the other sessions that began
+    with a state of this one, by name; `origin` is what it was forked from itself."""
     grower = _Grower()
+    if origin is not None:
+        grower.begin(origin)
     taken_up = sorted(restores, key=lambda restore: (restore.after_id, restore.id))
     for row in executions:
         while taken_up and taken_up[0].after_id < row.id:
@@ -38,6 +42,8 @@ def nodes(
         )
     for name, copy in copies:
         grower.hang("copy", copy.at, int(copy.source.get("execution_id", 0)), name, "")
+    for name, fork in forks:
+        grower.hang("fork", fork.at, fork.execution_id or 0, name, "")
     return grower.nodes
 
 
@@ -55,6 +61,11 @@ class _Grower:
         id = len(self.nodes) + 1
         self.nodes.append(TimelineNode(id, parent, kind, at, title, detail, execution_id))  # type: ignore[arg-type]
         return id
+
+    def begin(self, origin: Parent) -> None:
+        self._tip = self._add("origin", origin.at, None, origin.session)
+        if origin.execution_id is not None:
+            self._by_execution[origin.execution_id] = self._tip
 
     def take_up(self, restore: RestoreRecord) -> None:
         """A process went on from a checkpoint: because it was asked to, or because the one before was gone."""

@@ -112,7 +112,7 @@ class Vault:
 
     def started(self, live: Live) -> None:
         """A new process, which has nothing to save before it has run something for a while."""
-        live.tried_of = 0
+        live.tried_of = -1
         live.next_save_at = asyncio.get_running_loop().time() + self._settings.save_interval_ms / 1000
         self.touch(live)
         self.on_change()
@@ -123,8 +123,15 @@ class Vault:
             return
         loop = asyncio.get_running_loop()
         live.rested_at = loop.time()
-        if live.save_timer is None and max(live.record.keep.covers, live.tried_of) < live.taken:
+        if live.save_timer is None and self._is_unsaved(live):
             self._arm(live, max(live.next_save_at, live.rested_at + REST_S))
+
+    def _is_unsaved(self, live: Live) -> bool:
+        """Whether there is something to save that was not tried yet: what commands did, or what a fork began with."""
+        keep, record = live.record.keep, live.record
+        if live.taken > max(keep.covers, live.tried_of):
+            return True
+        return record.parent is not None and keep.checkpoint_id is None and live.tried_of < 0
 
     def _arm(self, live: Live, at: float) -> None:
         self._waiting.add(live.record.id)

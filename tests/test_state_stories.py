@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -259,3 +260,33 @@ def test_unsaved_session_keeps_the_daemon(lives: Lives) -> None:
     assert life.wait() == 0
     life.start()
     assert life.session("work")["checkpoint"]["id"]
+
+
+def test_fork_is_saved_before_its_first_command(lives: Lives) -> None:
+    """A fork begins with a state of its own to save: killed before it has run anything it has lost nothing."""
+    life = lives(save_interval_ms=SOON)
+    life.run("work", "x = 1")
+    life.post("/api/sessions/work/fork", {"name": "copy"})
+    assert saved(life, "copy")["complete"]
+    end_host(life, "copy")
+    after = life.run("copy", "x")
+    assert (after["result"], after["lost"]) == ("1", None) and after["resumed_from"]
+    kinds = [node["kind"] for node in life.get("/api/sessions/copy/timeline")["nodes"]]
+    assert kinds[:2] == ["origin", "wake"]
+    assert "fork" in [node["kind"] for node in life.get("/api/sessions/work/timeline")["nodes"]]
+
+
+def test_fork_waits_for_a_save_and_saves_go_on(life: Life) -> None:
+    """A fork asked for while a checkpoint is written comes after it; both sessions can be saved again."""
+    wait, fifo = gate(life.place)
+    life.run("work", f"class Slow:\n    def __reduce__(self): {wait}; return int, ()\nslow = Slow(); x = 1")
+    asked = life.begin_save("work")
+    forked = Thread(target=life.post, args=("/api/sessions/work/fork", {"name": "copy"}))
+    forked.start()
+    fifo.write_text("")
+    asked.join()
+    forked.join()
+    for name in ("work", "copy"):
+        life.run(name, "x += 1; del slow")
+        life.post(f"/api/sessions/{name}/save")
+        assert life.session(name)["checkpoint"]["is_current"]

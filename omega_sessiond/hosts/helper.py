@@ -196,8 +196,8 @@ class Helper:
         for descriptor in (self.bell.fileno(), self._listener.fileno(), *self._output.pipes):
             if events.get(descriptor, 0) & select.POLLNVAL:
                 self._host.collapse("the session's code closed descriptor %d, which the host needs" % descriptor)
-        if writing is not None and writing is self._writing and writing.hear():
-            self._host.saves.heard_out()
+        if writing is not None:
+            self._host.saves.hear(writing)
         self._attend(set(events), control, command)
 
     @property

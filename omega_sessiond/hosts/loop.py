@@ -156,10 +156,10 @@ class Host:
 
     def become(self, launch: wire.Frame, listener: _socket.socket) -> None:
         """In a forked child: go on as the host of another session, with all variables."""
+        self.saves = Saves(self, self.saves.last)
         self.last_taken = self._have = self._interrupt_id = 0
         self._mine = None
         self._poll = select.poll()
-        self.saves = Saves(self)
         self.output.become_host()
         self._engine.part()  # type: ignore[attr-defined]
         bounds = launch["head_bytes"], launch["tail_bytes"], launch["data_bytes"]

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from _thread import allocate_lock
 from typing import List, Optional, Protocol, Sequence, Set, Tuple, Union, cast
 
 from omega_sessiond.hosts import checkpoint
@@ -122,7 +123,7 @@ class Desk(Protocol):
 class Saves:
     """The saves of one host, one at a time. `writing` is the one under way, `engine` None when it cannot be saved."""
 
-    def __init__(self, host: Desk) -> None:
+    def __init__(self, host: Desk, state_of: int = 0) -> None:
         self.directory = ""
         self.engine: Optional[Saver] = None
         self.terms: Optional[Terms] = None
@@ -132,7 +133,8 @@ class Saves:
         self.loaded = ""
         """The checkpoint that this process has taken up, or has tried to."""
         self._host = host
-        self._state_of = 0  # the execution whose end a checkpoint was taken up from
+        self._hearing = allocate_lock()
+        self._state_of = state_of  # the execution whose end this process began with: of a checkpoint, of a fork
         self._whole_of = -1  # the last execution that a complete checkpoint holds, in this process
 
     def attach(self, engine: Engine) -> None:
@@ -161,9 +163,11 @@ class Saves:
         if outcome:
             self._tell_saved(outcome)
 
-    def heard_out(self) -> None:
-        """The child has said everything."""
-        self._tell_saved(self._ended())
+    def hear(self, writing: Writing) -> None:
+        """Something has come from the child, or its time is over: for the helper."""
+        with self._hearing:
+            if self.writing is writing and not self.is_awaited and writing.hear():
+                self._tell_saved(self._ended())
 
     def _tell_saved(self, fields: Frame) -> None:
         if not (fields.get("reason") or fields["left_out"] or fields["obstacles"]):
@@ -180,7 +184,7 @@ class Saves:
         self._host.tell("loaded", outcome)
 
     @property
-    def _last(self) -> int:
+    def last(self) -> int:
         """The execution after which the state is as it is now."""
         return self._host.last_taken or self._state_of
 
@@ -188,19 +192,20 @@ class Saves:
         """Hear a save out that is under way."""
         if self.writing is not None:
             self._finish()
+            self.is_awaited = False
 
     def save_before_leaving(self) -> bool:
         """Save an idle session whose process is told to end; whether all of it is saved."""
         self.settle()
-        if self.terms is None or self.engine is None or not self._last:
+        if self.terms is None or self.engine is None or not self.last:
             return False
-        if self._whole_of != self._last:
+        if self._whole_of != self.last:
             self.terms.budget_s = min(self.terms.budget_s, LEAVE_S)
             self.is_awaited = True
             self._save(os.urandom(6).hex())
             if self.writing is not None:
                 self._finish()
-        return self._whole_of == self._last
+        return self._whole_of == self.last
 
     def _begin(self, id: str, engine: Saver) -> Frame:
         """What came of it when that is known already; empty while a child writes."""
@@ -212,7 +217,7 @@ class Saves:
             found = [*self._host.obstacles(engine.descriptors()), *found]
         about = {
             "session": self._host.session,
-            "execution_id": self._last,
+            "execution_id": self.last,
             "execution_count": self._host.count,
             "obstacles": found,
         }
@@ -237,14 +242,16 @@ class Saves:
 
     def _finish(self) -> None:
         """Hear the child out in the main thread."""
-        writing = self.writing
-        assert writing is not None
-        self.is_awaited = True
+        with self._hearing:
+            writing = self.writing
+            self.is_awaited = True
+        if writing is None:
+            return  # the helper was faster
         poll = select.poll()
         poll.register(writing, select.POLLIN)
         while not writing.hear():
             poll.poll(max(0.0, writing.deadline - time.monotonic()) * 1000 + 1)
-        self.heard_out()
+        self._tell_saved(self._ended())
 
     def _ended(self) -> Frame:
         """The child at work has said everything: what came of it, as a frame's fields."""
