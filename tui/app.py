@@ -29,6 +29,7 @@ from omega_sessiond.target import Target
 from omega_sessiond.terminal import one_line
 from tui import deeds, past, pictures, scopelog
 from tui.actions import ACTIONS, BY_ID, Action, shown_keys
+from tui.ascii import AsciiSigns
 from tui.errands import Errands
 from tui.feed import Feed, Hello, Listing, Standing
 from tui.keys import THEMES, Settings
@@ -110,7 +111,9 @@ class Dashboard(App[int]):
         self.feed = Feed(target, self._announce)
         self.main = Main()
         self._first_filter: list[LineFilter] = [NoNamedColors()] if self.no_color else []
-        self._last_filter: list[LineFilter] = [LastFilter()]
+        self._last_filters: list[LineFilter] = [LastFilter()]
+        if self.glyphs.is_ascii:
+            self._last_filters.insert(0, AsciiSigns())
         self._flushed_at = 0.0
         self._flush_timer: Timer | None = None
         self._is_sampling = False
@@ -136,7 +139,7 @@ class Dashboard(App[int]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Ours has the last word on every line of every widget."""
-        return [*self._first_filter, *super().get_line_filters(), *self._last_filter]
+        return [*self._first_filter, *super().get_line_filters(), *self._last_filters]
 
     def _fatal_error(self) -> None:
         """As Textual's, without the values of variables: they hold what people typed."""
@@ -547,7 +550,7 @@ class Dashboard(App[int]):
             if (prompt.text == code and len(common) > answer["end"] - answer["start"]) or len(matches) == 1:
                 prompt.replace_range(answer["start"], answer["end"], common)
             if len(matches) > 1:
-                self.tell("  ".join(matches[:20]) + (" …" if len(matches) > 20 else ""))
+                self.tell(", ".join(matches[:20]) + (" …" if len(matches) > 20 else ""))
 
         self.begin("Cannot complete this", doing)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from textual.app import SuspendNotSupported
+from textual.command import CommandPalette
 
 from omega_sessiond import manager
 from omega_sessiond.client import Client, session_path
@@ -297,7 +298,7 @@ def back(app: Dashboard) -> None:
 
 
 def palette(app: Dashboard) -> None:
-    app.action_command_palette()
+    app.push_screen(CommandPalette())
 
 
 def show_help(app: Dashboard) -> None:

@@ -188,5 +188,6 @@ class Form(ModalScreen[dict[str, str] | None]):
         values = self.values
         if wrong := self.check(values):
             self.query_one("#fault", Static).update(cell(wrong))
+            self.query(Input).first().focus()
             return
         self.dismiss(values)

@@ -123,6 +123,7 @@ class SessionTable(ScrollView, can_focus=True):
         self.sort_key = "name"
         self.is_reversed = False
         self.is_paused = False
+        self._steady: Callable[[], float] = time.monotonic
         self._sorted_at = 0.0
         self._key_at = 0.0
         self._is_unsorted = False
@@ -163,7 +164,7 @@ class SessionTable(ScrollView, can_focus=True):
 
     def sort_when_calm(self) -> None:
         """Sort and filter anew, unless that was a moment ago, or a key was; then the app asks again."""
-        now = time.monotonic()
+        now = self._steady()
         if self.is_paused or now - self._sorted_at < RESORT_S or now - self._key_at < QUIET_S:
             return
         self.sort()
@@ -178,7 +179,7 @@ class SessionTable(ScrollView, can_focus=True):
         rows = [session for session in self._sessions.values() if self._test(session)]
         rows.sort(key=column.order, reverse=self.is_reversed)
         order = [session.id for session in rows]
-        self._sorted_at = time.monotonic()
+        self._sorted_at = self._steady()
         self._is_unsorted = False
         if order != self._order:
             self._order = order
@@ -223,7 +224,7 @@ class SessionTable(ScrollView, can_focus=True):
 
     def note_key(self) -> None:
         """A key was pressed: the rows stay where they are for a moment."""
-        self._key_at = time.monotonic()
+        self._key_at = self._steady()
 
     def move(self, rows: int) -> None:
         self.move_to(self._places.get(self.selected_id or "", 0) + rows)
