@@ -4,8 +4,8 @@
 
 It prints no prompt, runs a form as soon as its lines hold as many `)` as `(` (in strings and comments too), skips
 lines that begin with `;`, takes lines that begin with `:` for commands, dies of SIGINT, and saves what was evaluated
-into $OMEGA_SESSION_DIR. HABIT makes it forget `(volatile NAME VALUE)` when it loads ("forgets"), or be no REPL:
-"silent", "exits", "password", "screen", "echoes".
+into $OMEGA_SESSION_DIR. HABIT makes it forget `(volatile NAME VALUE)` when it loads ("forgets"), repeat each line
+("echoes"), die when it is to save ("dies of saving"), or be no REPL: "silent", "exits", "password", "screen".
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Repl:
         self.defined: list[str] = []
         self.log: list[str] = []
         self.loaded: list[str] = []
-        self.forgets = self.echoes = False
+        self.forgets = self.echoes = self.dies_of_saving = False
         self.directory = directory
 
     # ---- reading ----
@@ -75,6 +75,8 @@ class Repl:
             print("Commands:\n  :help, :h      — show this help")
         elif word == ":defs":
             print("\n".join(self.defined))
+        elif (word, verb) == (":session", "save") and self.dies_of_saving:
+            os.kill(os.getpid(), 9)
         elif (word, verb) == (":session", "save"):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(self.log))
@@ -210,6 +212,7 @@ def main(habit: str) -> None:
         time.sleep(3600)
     repl = Repl(Path(os.environ.get("OMEGA_SESSION_DIR", ".omega-session")))
     repl.forgets, repl.echoes = habit == "forgets", habit == "echoes"
+    repl.dies_of_saving = habit == "dies of saving"
     repl.run()
 
 

@@ -160,6 +160,16 @@ def test_no_fresh_program_where_the_state_would_not_come_back(start: Start) -> N
     assert "unbound var x" in kept.stderr
 
 
+def test_program_that_dies_of_saving_is_told(start: Start) -> None:
+    """A program that dies when it is to be replaced makes its command say so, and the next one has a new program."""
+    host = start("omega", {"renew_after": 1}, omega=f"{REPL} 'dies of saving'")
+    host.run("(define x 10)")
+    died = host.run("x")
+    assert died.result["lost"] == "omega was killed by SIGKILL"
+    assert "killed by SIGKILL" in _error(died)
+    assert host.run("(+ 1 2)").output == "=> 3\n"
+
+
 def test_omega_session_is_saved_and_wakes(life: Life) -> None:
     """A save is OmegaLLM's own; after its process was killed the next command goes on from it, with what it defined."""
     env = {**os.environ, "OMEGA_REPL": REPL}

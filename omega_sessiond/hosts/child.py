@@ -48,7 +48,7 @@ class Child:
         self.name = name
         self.is_terminal = terminal
         self.exit_status: Optional[int] = None
-        self._is_finished = False
+        self.is_finished = False
         self._unsent: Deque[bytes] = deque()
         self._slave = -1
         if terminal:
@@ -258,9 +258,9 @@ class Child:
 
     def finish(self, farewell: bytes = b"") -> None:
         """End it: politely first, then by force. Nothing of it is left."""
-        if self._is_finished:
+        if self.is_finished:
             return
-        self._is_finished = True
+        self.is_finished = True
         if not self.poll():
             self.forget_unsent()
             if farewell:
@@ -285,6 +285,7 @@ class Child:
         for descriptor in {self.into, self.out, self.err, self.end, self._slave}:
             if descriptor >= 0:
                 os.close(descriptor)
+        self.into = self.out = self.err = self.end = self._slave = -1  # their numbers are others' now
 
     def _dismiss_guard(self) -> None:
         """Let the guard do its work: whatever is left of the program's session ends."""

@@ -40,6 +40,9 @@ STALE_MARKS = 4
 """Marks that may still come of orders that were repeated."""
 
 ALTERNATE_SCREEN = re.compile(rb"\x1b\[\?(?:1049|1047|47)h")
+SEAM_BYTES = 7
+"""Of a read that are looked at again with the next one: one less than the longest sequence above."""
+
 PASSWORD = re.compile(r"(?i)(?:password|passphrase|passcode|\bpin)\b[^\n]{0,80}:\s*\Z")
 QUIET_ENV = {"TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat", "MANPAGER": "cat", "SYSTEMD_PAGER": "cat"}
 """What keeps programs at a terminal from drawing screens that nobody sees."""
@@ -49,7 +52,7 @@ DOING = {
     "computes": "computes",
     "stopped": "is stopped",
     "waits": "waits for something and uses no CPU",
-    "unknown": "is silent",
+    "unknown": "does something that cannot be seen from outside",
 }
 """What the system tells of a program, for people."""
 
@@ -73,7 +76,6 @@ class Conversation:
         self.trouble: Optional[ErrorReport] = None
         self.tails = {"stdout": "", "stderr": ""}
         self.interrupted_at: Optional[float] = None
-        self.begun_at = time.monotonic()
         self.is_skipping = False
         self.in_value = False
         self.sent_sentinel = self.repeated_sentinel = False
@@ -96,6 +98,7 @@ class Dialogue:
         self._is_in_step = False
         self._question: Optional[Question] = None
         self._posture: Optional[Posture] = None
+        self._seam = b""
         self._heard_at = self._look_at = 0.0
         self._look_s = LOOK_S[0]
         self._is_writing = False
@@ -121,6 +124,11 @@ class Dialogue:
             raise
         ends = (self.child.end,) if self.child.end >= 0 else ()
         self.watched: Tuple[int, ...] = (*self._decoders, *ends)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the program is dead, and all of it cleared away."""
+        return self.child.is_finished
 
     def end(self) -> None:
         """End the program; it may say goodbye."""
@@ -270,8 +278,10 @@ class Dialogue:
         if descriptor != child.out:
             self._show(descriptor, data)
             return True
-        if child.is_terminal and ALTERNATE_SCREEN.search(data):
-            self._leave_screen()
+        if child.is_terminal:
+            if ALTERNATE_SCREEN.search(self._seam + data):
+                self._leave_screen()
+            self._seam = data[-SEAM_BYTES:]
         for piece in self._scanner.feed(data):
             self._take(descriptor, piece)
         return True
@@ -289,6 +299,7 @@ class Dialogue:
         if self.child.out in self._decoders:
             self._show(self.child.out, self._scanner.flush())
         self._finish_characters()
+        self._decoders.clear()
         self.child.finish()
         raise Gone
 
@@ -374,6 +385,8 @@ class Dialogue:
             self._ask(talk)
         elif posture.kind not in ("reads", "unknown"):
             self._withdraw()
+        is_busy = before is not None and posture.cpu_ticks > before.cpu_ticks
+        doing = DOING["computes" if is_busy else posture.kind]
         disobeys = talk.interrupted_at is not None and now - talk.interrupted_at >= OBEY_S
         if disobeys and self._desk.is_leaving:
             self._kill(talk, "Ended", "the session ends, and %s did not obey the interrupt" % child.name)
@@ -382,9 +395,9 @@ class Dialogue:
                 talk.repeats += 1
                 talk.interrupted_at = now
                 self._press_interrupt()
-            self._tell(talk, "%s has not obeyed the interrupt: it %s" % (child.name, DOING[posture.kind]))
+            self._tell(talk, "%s has not obeyed the interrupt: it %s" % (child.name, doing))
         elif now - self._heard_at >= SILENCE_S and self._question is None:
-            self._tell(talk, "%s is silent: it %s" % (child.name, DOING[posture.kind]))
+            self._tell(talk, "%s is silent: it %s" % (child.name, doing))
 
     def _tell(self, talk: Conversation, note: Optional[str]) -> None:
         if note != talk.note:
@@ -400,9 +413,8 @@ class Dialogue:
             lines = [talk.tails[stream].rpartition("\n")[2] for stream in ("stderr", "stdout")]
             prompt = lines[0] or lines[1]
             self._question = self._desk.question(prompt, bool(PASSWORD.search(prompt)))
-        elif (
-            talk.trouble is None and talk.interrupted_at is None
-        ):  # what was sent behind the command to mark its end has been taken for input
+        elif talk.trouble is None and talk.interrupted_at is None:
+            # What was sent behind the command to mark its end has been taken for input.
             talk.trouble = ErrorReport("Incomplete", "%s waits for more of this command; it was interrupted" % name, "")
             self._press_interrupt()
             self._stir()

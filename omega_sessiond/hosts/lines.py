@@ -93,15 +93,15 @@ class LinesEngine:
         if dialogue.child.edits_lines and any(len(line) > MAX_LINE_BYTES for line in code.encode().split(b"\n")):
             message = "a terminal takes no line of more than %d bytes: break it up" % MAX_LINE_BYTES
             return self._refuse("LineTooLong", message)
-        dialogue = self._renew(dialogue)
         try:
+            dialogue = self._renew(dialogue)
             return self._outcome(dialogue.say(self._options["submit"], self._values(code)))
         except Gone:
             self._forget_dialogue()
             return self._bury(dialogue)
 
     def _renew(self, dialogue: Dialogue) -> Dialogue:
-        """The program that is to run the next command."""
+        """The program that is to run the next command. Raises Gone."""
         return dialogue
 
     def _prepare(self, code: str) -> Tuple[str, str]:
@@ -249,6 +249,8 @@ class SavingEngine(LinesEngine):
         try:
             fresh, _, _ = self._memory.renew(dialogue, RENEW_S)
         except CannotSave as error:
+            if dialogue.is_over:
+                raise Gone from None
             self._due *= 2
             self._desk.printer.write(
                 "stderr", "[%s and goes on: a fresh one would lack something. %s]\n" % (what, error)
@@ -273,7 +275,12 @@ class SavingEngine(LinesEngine):
     def save(self, file: str, lent: str, budget_s: float) -> Saved:
         if self._dialogue is None:
             raise CannotSave("%s is not running" % self.name)
-        return Saved(self._memory.save(self._dialogue, file, budget_s), {})
+        try:
+            return Saved(self._memory.save(self._dialogue, file, budget_s), {})
+        finally:
+            if self._dialogue.is_over:
+                self._desk.leave(self._dialogue.child.describe_end())
+                self._forget_dialogue()
 
     def load(self, file: str, lent: str) -> Dict[str, str]:
         dialogue = self._dialogue
