@@ -53,6 +53,7 @@ def test_nothing_obeyed_is_drawn(text: str) -> None:
 @given(texts)
 @example("a\r\nb\n")
 @example("abc\r\x1b[Kd\b")
+@example("ab\b\u00d7\b\b-c")
 def test_output_reads_as_a_terminal_would_show_it(text: str) -> None:
     """The lines, without their colours, are what `terminal.plain` makes of the text, which carries out erasures only in
     lines with another motion."""
@@ -117,9 +118,9 @@ def test_last_filter_leaves_nothing(text: str, is_link: bool) -> None:
 
 def test_named_colours_do_not_become_darkness() -> None:
     """Without colours a text that was red by name looks as any other; bold stays, and so do our own colours."""
-    segments = [Segment("a", Style.parse("bold red")), Segment("b", Style.parse("#102030")), Segment("c")]
+    segments = [Segment("a", Style.parse("bold red on #102030")), Segment("b", Style.parse("#102030")), Segment("c")]
     named, ours, none = NoNamedColors().apply(segments, Color(0, 0, 0))
-    assert named == Segment("a", Style(bold=True))
+    assert named == Segment("a", Style.parse("bold on #102030"))
     assert (ours, none) == (segments[1], segments[2])
 
 

@@ -11,6 +11,7 @@ import re
 
 from rich.ansi import AnsiDecoder
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.color import Color
 from textual.filter import LineFilter
@@ -32,7 +33,7 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\
 what shows it in another order."""
 
 _MOTION = re.compile(r"[\r\b]|\x1b\[[012]?K")
-_PIECES = re.compile(r"(\r|\b|\x1b\[[012]?K|\x1b\[[0-9;:]*m)")
+_PIECES = re.compile(r"([\r\b]|\x1b\[[012]?K|\x1b\[[0-9;:]*m)")
 _PEN = re.compile(r"\x1b\[[0-9;:]*m")
 
 
@@ -190,9 +191,14 @@ class NoNamedColors(LineFilter):
 
 def _unnamed(segment: Segment) -> Segment:
     text, style, control = segment
-    if style is None or all(color is None or color.triplet is not None for color in (style.color, style.bgcolor)):
+    if style is None:
         return segment
-    return Segment(text, style.without_color, control)
+    colors = [
+        color if color is not None and color.triplet is not None else None for color in (style.color, style.bgcolor)
+    ]
+    if colors == [style.color, style.bgcolor]:
+        return segment
+    return Segment(text, style.without_color + Style.from_color(*colors), control)
 
 
 def _cleaned(segment: Segment) -> Segment:
