@@ -67,7 +67,7 @@ def test_timeout_holds_across_a_restart(life: Life, place: Place) -> None:
 def test_long_output_is_cut_in_the_reply_alone(life: Life) -> None:
     """max_output keeps head and tail, says what is missing, and the whole is at …/output."""
     execution = life.run("work", "print('a' * 1000 + 'b' * 1000)", max_output=100)
-    assert execution["truncated"] == {"dropped_bytes": 0, "omitted_bytes": 1901}
+    assert execution["truncated"] == {"dropped_bytes": 0, "omitted_bytes": 1901, "pruned_at": None}
     head, _, tail = execution["output"].strip().partition("\n")
     assert set(head) == {"a"}
     assert tail.endswith("b" * 49)
