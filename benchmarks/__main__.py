@@ -18,6 +18,7 @@ from benchmarks.driver import RequestFailed
 from benchmarks.engines import line_engines
 from benchmarks.execute import round_trip, throughput
 from benchmarks.figures import Effort, Report
+from benchmarks.fork import live_fork
 from benchmarks.journal import share
 from benchmarks.jupyter import kernel
 from benchmarks.latency import latency
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "execute": round_trip,
     "throughput": throughput,
     "new-session": new_session,
+    "fork": live_fork,
     "journal": share,
     "cold-start": cold_start,
     "command": whole_process,

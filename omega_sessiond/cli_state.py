@@ -116,6 +116,10 @@ MARKS = {
 }
 
 
+ASIDE = ("snapshot", "copy", "fork")
+"""What nothing of this session follows."""
+
+
 def timeline(call: Invocation) -> int:
     """omegactl timeline."""
     args = call.args
@@ -143,7 +147,7 @@ def tree(screen: Screen, nodes: list[Json]) -> Iterator[str]:
         below = children.get(node["id"], [])
         if below:
             # The newest branch that ran something is the trunk.
-            trunk = next((one for one in reversed(below) if one["kind"] != "snapshot"), below[-1])
+            trunk = next((one for one in reversed(below) if one["kind"] not in ASIDE), below[-1])
             waiting.append((trunk, lead))
             waiting += [(one, lead + "│ ") for one in reversed(below) if one is not trunk]
 

@@ -202,6 +202,23 @@ def test_names_that_cannot_be_are_refused(life: Life) -> None:
     assert fork(life, "a", "b").code == "cannot_fork"
 
 
+def test_forks_stand_in_the_timelines_of_both(life: Life) -> None:
+    """The original's tree has the fork at the command it was made after, the copy's begins with where it came from."""
+    first = life.run("a", "x = 1")["id"]
+    forked(life, "a", "b")
+    life.run("a", "x = 2")
+    own = life.run("b", "x")["id"]
+    nodes = life.get("/api/sessions/a/timeline")["nodes"]
+    at = {node["id"]: node["execution_id"] for node in nodes}
+    (branch,) = [node for node in nodes if node["kind"] == "fork"]
+    assert (branch["title"], at[branch["parent"]]) == ("b", first)
+    origin, execution = life.get("/api/sessions/b/timeline")["nodes"]
+    assert (origin["kind"], origin["title"], origin["parent"]) == ("origin", "a", None)
+    assert (execution["execution_id"], execution["parent"]) == (own, origin["id"])
+    drawn = life.omegactl("timeline", "a").stdout.splitlines()
+    assert [line[:17] for line in drawn if "forked" in line] == ["│ → forked into b"]
+
+
 def test_omegactl_fork(life: Life) -> None:
     """`omegactl fork a b` says what it did."""
     life.run("a", "x = 6")
