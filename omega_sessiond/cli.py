@@ -257,6 +257,9 @@ def _add_sessions(add: Any) -> None:
     command = add("fork", "cli_sessions:fork", "copy a live session, everything in memory included", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("copy", metavar="COPY", help="name of the copy")
+    command.add_argument(
+        "--from-checkpoint", action="store_true", help="of what is saved, when memory cannot be copied"
+    )
     command = add("save", "cli_state:save", "save a session's state now", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
     command = add("snapshot", "cli_state:snapshot", "give a session's present state a name", reads=True)

@@ -193,7 +193,8 @@ def new(call: Invocation) -> int:
 
 def fork(call: Invocation) -> int:
     """omegactl fork."""
-    row = call.client.post(f"{session_path(call.args.name)}/fork", {"name": call.args.copy})
+    body = {"name": call.args.copy, **({"from_checkpoint": True} if call.args.from_checkpoint else {})}
+    row = call.client.post(f"{session_path(call.args.name)}/fork", body)
     return _changed(call, row, f"Forked {call.args.name}:")
 
 

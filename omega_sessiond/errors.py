@@ -181,7 +181,7 @@ class SessionBusy(Conflict):
 
 class CannotFork(Conflict):
     code = "cannot_fork"
-    hint = "End what it names, then fork again."
+    hint = "End what it names, then fork again; or fork what is saved (from_checkpoint)."
 
 
 class IdempotencyConflict(Conflict):

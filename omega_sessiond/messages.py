@@ -241,9 +241,10 @@ class ExecuteRequest(_Request, frozen=True):
 
 
 class ForkRequest(_Request, frozen=True):
-    """`name`: of the copy."""
+    """`name`: of the copy. `from_checkpoint`: of what is saved, whatever stands in the way of copying the process."""
 
     name: str
+    from_checkpoint: bool = False
 
 
 class PatchSession(_Request, frozen=True):

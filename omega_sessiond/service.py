@@ -312,8 +312,13 @@ class Service:
         _check_name(request.name)
         if request.name in self._keeper.by_name:
             raise SessionExists(f"Session '{request.name}' exists already")
+        if request.from_checkpoint:
+            return await self.states.fork(name, request.name)
         if source.session.state == "dead" or source.session.state == "hibernated":
-            raise CannotFork(f"Session '{name}' is {source.session.state}", hint="Run a command in it first.")
+            raise CannotFork(
+                f"Session '{name}' is {source.session.state}",
+                hint="Run a command in it first, or fork what is saved (from_checkpoint).",
+            )
         if not source.session.is_at_rest:
             raise SessionBusy(f"Session '{name}' is {source.session.state}")
         forking.check(source)

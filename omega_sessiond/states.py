@@ -27,6 +27,7 @@ from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
 from omega_sessiond.messages import (
     CreateOptions,
+    Parent,
     Restored,
     RestoreRequest,
     Session,
@@ -136,7 +137,7 @@ class States:
         live = await self._settled(name)
         snapshot, checkpoint = self._snapshot(live, request.snapshot)
         if request.into is not None:
-            return self._copy(live, snapshot, checkpoint, request.into)
+            return self._restore_into(live, snapshot, checkpoint, request.into)
         if live.host is not None and not live.session.is_ready:
             raise SessionBusy(f"Session '{name}' is {live.session.state}")
         if live.taken or live.record.keep.checkpoint_id is not None:
@@ -158,8 +159,35 @@ class States:
         note = f"It goes on from snapshot '{snapshot.name}', after execution {checkpoint.execution_id}."
         return Restored(self._sessions.view(live), kept_as, note)
 
-    def _copy(self, live: Live, snapshot: SnapshotRecord, checkpoint: CheckpointRecord, into: str) -> Restored:
-        """A new session of the same making, asleep with the snapshot's state."""
+    def _restore_into(self, live: Live, snapshot: SnapshotRecord, checkpoint: CheckpointRecord, into: str) -> Restored:
+        source: dict[str, object] = {
+            "snapshot": snapshot.name,
+            "session": live.record.name,
+            "session_id": live.record.id,
+            "execution_id": checkpoint.execution_id,
+        }
+        copy = self._copy(live, checkpoint, into, source, None)
+        note = f"Its next command goes on from snapshot '{snapshot.name}' of session '{live.record.name}'."
+        return Restored(self._sessions.view(copy), None, note)
+
+    async def fork(self, name: str, into: str) -> Session:
+        """A new session with what is saved of this one. Raises SessionBusy, CannotSave."""
+        live = await self._settled(name)
+        checkpoint = await self._save_changes(live)
+        if checkpoint is None:
+            raise CannotSave(f"Session '{name}' has no checkpoint")
+        parent = Parent(live.record.id, name, checkpoint.execution_id or None, now())
+        return self._sessions.view(self._copy(live, checkpoint, into, None, parent))
+
+    def _copy(
+        self,
+        live: Live,
+        checkpoint: CheckpointRecord,
+        into: str,
+        source: dict[str, object] | None,
+        parent: Parent | None,
+    ) -> Live:
+        """A new session of the same making, asleep with the checkpoint's state."""
         if into in self._keeper.by_name:
             raise SessionExists(f"Session '{into}' exists already")
         record, state_dir = live.record, self._settings.state_dir
@@ -181,24 +209,18 @@ class States:
             )
             with self._journal.atomic():
                 self._shelf.add(replace(checkpoint, id=id, session_id=copy.record.id))
-                source = {
-                    "snapshot": snapshot.name,
-                    "session": record.name,
-                    "session_id": record.id,
-                    "checkpoint": id,
-                    "execution_id": checkpoint.execution_id,
-                }
-                self._shelf.add_restore(copy.record.id, now(), 0, source)
+                if source is not None:
+                    self._shelf.add_restore(copy.record.id, now(), 0, {**source, "checkpoint": id})
                 keep = Keep(checkpoint_id=id, covers=checkpoint.execution_id, is_asleep=True)
-                self._keeper.recorder.update(copy, keep=keep)
+                lost = self._vault.lacking(checkpoint, f"made from a checkpoint of session '{record.name}'")
+                self._keeper.recorder.update(copy, keep=keep, lost=lost, parent=parent)
         except (OSError, JournalError) as error:
             self._sessions.remove(copy)
             refusal = error if isinstance(error, JournalError) else from_system(error, copy.record.name)
             raise refusal from None
         copy.session.is_asleep = True
         self._keeper.announce(copy)
-        note = f"Its next command goes on from snapshot '{snapshot.name}' of session '{record.name}'."
-        return Restored(self._sessions.view(copy), None, note)
+        return copy
 
     def timeline(self, name: str, limit: int) -> Timeline:
         """How the session came to where it is, over its newest `limit` executions."""

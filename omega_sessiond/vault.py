@@ -347,7 +347,8 @@ class Vault:
                 keep = replace(
                     live.record.keep, checkpoint_id=target.id, covers=covers, is_asleep=is_asleep, trouble=None
                 )
-                self._recorder.update(live, keep=keep, lost=None)
+                lost = self.lacking(target, "restored by request") if is_asleep else None  # else its end tells
+                self._recorder.update(live, keep=keep, lost=lost)
         except JournalError:
             live.record, live.is_replaced = before, False
             raise
@@ -363,6 +364,13 @@ class Vault:
         return name
 
     # ---- losses ----
+
+    @staticmethod
+    def lacking(record: CheckpointRecord, reason: str) -> Lost | None:
+        """What a session does not get that goes on from this checkpoint."""
+        names = sorted(set(record.left_out) - {"…"})[:NAMES_TOLD]
+        told = [reason, *(["gone with it: " + ", ".join(record.obstacles)] if record.obstacles else [])]
+        return Lost(names, "; ".join(told)) if names or record.obstacles else None
 
     def loss(self, live: Live, reason: str) -> Lost | None:
         """What is lost with a process that is gone, but for what its checkpoint holds."""

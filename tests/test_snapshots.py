@@ -169,3 +169,19 @@ def test_commands(life: Life) -> None:
     assert life.omegactl("restore", "work", "first").returncode == 4
     assert "but for g" in life.omegactl("ls", "-w").stdout
     assert "cannot pickle" in life.omegactl("show", "work").stdout
+
+
+def test_fork_from_a_checkpoint(life: Life) -> None:
+    """Where a thread stands in the way of a fork, what is saved is copied; the copy's first answer names the rest."""
+    first = life.run("work", "import threading; stop = threading.Event()\nx = [1]; g = (i for i in ())")
+    life.run("work", "threading.Thread(target=stop.wait, name='busy').start()")
+    assert life.call("POST", f"{WORK}/fork", {"name": "copy"}).json["code"] == "cannot_fork"
+    copy = life.post(f"{WORK}/fork", {"name": "copy", "from_checkpoint": True})
+    assert copy["state"] == "hibernated" and copy["parent"]["session"] == "work"
+    assert copy["parent"]["execution_id"] > first["id"]
+    done = life.run("copy", "x.append(2); x")
+    assert done["result"] == "[1, 2]" and done["resumed_from"] == copy["checkpoint"]["id"]
+    assert done["lost"]["variables"] == ["g", "stop"] and "thread busy" in done["lost"]["reason"]
+    assert life.value("work", "len(x)") == 1
+    assert life.omegactl("fork", "work", "other", "--from-checkpoint").returncode == 0
+    life.run("work", "stop.set()")
