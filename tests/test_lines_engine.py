@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hostdriver import HostProcess, Hosts, Run, until
-from life import Life
+from life import Life, is_alive
 from omega_sessiond.config import Settings
 from omega_sessiond.engines import Catalogue
 
@@ -245,6 +245,13 @@ def test_long_line_at_a_terminal(start: Start) -> None:
     assert start("bash").run(code).output == "x" * 5000 + "\n"
 
 
+def test_big_output_at_a_terminal(start: Start) -> None:
+    """50 MiB through a terminal are all there, and nothing else."""
+    host = start("tty", {"like": "bash", **SHELL})
+    found = host.run("head -c 52428800 /dev/zero | tr '\\0' x")
+    assert (found.status, len(found.output), set(found.output)) == ("ok", 52428800, {"x"})
+
+
 def test_full_screen_program_is_ended(start: Start) -> None:
     """A program that takes the whole screen is ended with a message, and the shell goes on."""
     host = start("tty", {"like": "bash", **SHELL})
@@ -342,6 +349,29 @@ def test_status_of_the_last_command_is_kept(start: Start) -> None:
     host = start("bash")
     assert _error(host.run("(exit 4)")) == "exit status 4"
     assert host.run("echo $?").output == "4\n"
+
+
+@pytest.mark.parametrize("table", [None, SHELL], ids=["pipes", "terminal"])
+def test_broken_characters_stay_in_their_command(start: Start, table: Table | None) -> None:
+    """A character that a command only begins is shown as bytes, and is not completed by the next one's output."""
+    host = start("tty", {"like": "bash", **(table or {})})
+    assert host.run("printf 'a\\303'").output == "a\\xc3"
+    assert host.run("printf '\\244b'").output == "\\xa4b"
+
+
+# ---- the end ----
+
+
+@pytest.mark.parametrize("table", [None, SHELL], ids=["pipes", "terminal"])
+def test_end_of_a_session_ends_what_does_not_obey(start: Start, table: Table | None) -> None:
+    """A host that is told to leave ends its program with all that it runs, also what ignores interrupts."""
+    host = start("tty", {"like": "bash", **(table or {})})
+    id = host.start("trap '' INT HUP TERM; (trap '' INT HUP TERM; sleep 60 & echo $!; wait)")
+    pid = int(host.daemon.wait_for_output("\n", id))
+    host.process.terminate()
+    assert host.wait() == 0
+    assert host.log_frames[-1]["reason"] == "SIGTERM"
+    until(lambda: not is_alive(pid), "its child is gone")
 
 
 # ---- what is told of a silent program ----
