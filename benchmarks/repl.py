@@ -49,7 +49,7 @@ def first_prompt(site: Site, effort: Effort) -> Report:
     report.samples = [Samples(name, "ms", [ms for round in rounds for ms in round]) for name, rounds in taken.items()]
     report.samples.append(Samples("omegactl repl, header too", "ms", headers))
     ratio = ratio_by_round(taken["omegactl repl"], taken["minimal prompt_toolkit"])
-    report.judged = [Judged("omegactl repl / minimal prompt_toolkit", ratio, [Goal("now", 1.3), Goal("goal", 1.15)])]
+    report.judged = [Judged("omegactl repl / minimal prompt_toolkit", ratio, [Goal("now", 1.2), Goal("goal", 1.1)])]
     return report
 
 

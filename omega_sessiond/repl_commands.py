@@ -171,7 +171,8 @@ def _history(desk: Desk, rest: str) -> None:
     count, _, text = rest.partition(" ") if rest.split(" ")[0].isdecimal() else (str(SHOWN), "", rest)
     wanted = min(int(count), HISTORY) if not text else HISTORY
     rows = desk.call.client.get(desk.session.path + "/executions", last=wanted, max_output=0) if wanted else []
-    rows = [row for row in rows if text in row["command"]][-int(count) :]
+    rows = [row for row in rows if text in row["command"]]
+    rows = rows[max(len(rows) - int(count), 0) :]
     if rows:
         screen = Screen(desk.call.args.color)
         screen.rows(rows, columns(screen), "table")

@@ -29,6 +29,12 @@ WAITS_S = 1.0
 """How long a command waits in the session's queue before that is said."""
 
 
+def _was_refused_as_half(execution: Json) -> bool:
+    """Whether the engine, which could not be asked before, has found the command incomplete and run nothing of it."""
+    error = execution["error"]
+    return bool(error and error["name"] == "Incomplete" and not error["traceback"])
+
+
 class Runner:
     """`asker` answers the questions of commands. For a person, what could not be handed over stays `unsent`, and lines
     end where a prompt must begin; for a script the exit code of the first failure is kept."""
@@ -40,7 +46,8 @@ class Runner:
         self._is_person = is_person
         self._key = ""
         self.unsent = ""
-        """A command that may not have reached the daemon. Run again, it has the same idempotency key."""
+        """A command that may not have reached the daemon, which when run again has the same idempotency key; or half a
+        one, to be completed."""
         self.exit_code = 0
 
     def execute(self, session: ReplSession, command: str) -> Json | None:
@@ -49,7 +56,10 @@ class Runner:
             self._key = secrets.token_hex(16)
         self.unsent = command if self._is_person else ""
         options = {"command": command, "idempotency_key": self._key, "max_output": 0}
-        return self._run(session, lambda following: following.execute(options, session.creation))
+        execution = self._run(session, lambda following: following.execute(options, session.creation))
+        if self._is_person and execution is not None and _was_refused_as_half(execution):
+            self.unsent = command + "\n"
+        return execution
 
     def follow(self, session: ReplSession, execution_id: int) -> None:
         """Show a command that has been begun as it goes on, from the end of what it has said."""

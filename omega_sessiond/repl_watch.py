@@ -16,6 +16,9 @@ from omega_sessiond.terminal import one_line
 
 Json = dict[str, Any]
 
+LINE = 300
+"""What is told of a text at most: one that floods must leave the prompt in sight."""
+
 
 class Watch:
     """The events of one session from `since` on (None: from now), as lines for `tell`. `left` are the executions whose
@@ -57,7 +60,7 @@ class Watch:
     def _told(self, event: Json) -> str:
         match event["kind"]:
             case "late_output":
-                return f"late output: {one_line(event['text'])}" if event["text"].strip() else ""
+                return f"late output: {_cut(event['text'])}" if event["text"].strip() else ""
             case "session_deleted":
                 return "The session has been deleted; the next command creates it anew."
             case "session_changed" if event["state"] == "dead":
@@ -66,6 +69,11 @@ class Watch:
                 self._left.discard(event["execution_id"])
                 return f"Execution {event['execution_id']} has ended: {event['status']}."
             case "input_requested" if event["execution_id"] in self._left:
-                return f"Execution {event['execution_id']} asks: {one_line(event['prompt'])}"
+                return f"Execution {event['execution_id']} asks: {_cut(event['prompt'])}"
             case _:
                 return ""
+
+
+def _cut(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= LINE else line[: LINE - 1] + "…"

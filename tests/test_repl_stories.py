@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,21 @@ def test_answer_from_elsewhere_is_noticed(person: Person, omegactl: Omegactl) ->
     person.sees("\n'hello Ω'\nwork> half\n")
 
 
+def test_question_that_waits_is_found_on_return(person: Person, omegactl: Omegactl) -> None:
+    """:follow of a command that waits for its second input() asks that one, and not the first again."""
+    omegactl("exec", "work", "--detach", "-c", "input('first? ') + input('second? ')")
+    while json.loads(omegactl("show", "work", "--json").out)["state"] != "waiting_input":
+        pass
+    omegactl("input", "work", "a")
+    while "second" not in omegactl("output", "work").out:
+        pass
+    person.type(":follow" + ENTER)
+    person.sees("second?")
+    person.type("b" + ENTER)
+    person.sees("'ab'\nwork>")
+    assert "elsewhere" not in person.text
+
+
 def test_what_is_typed_meanwhile_is_not_lost(person: Person, gate: Path) -> None:
     """Keys pressed while a command runs are not shown; they stand at the next prompt, a paste without running."""
     person.type(f"print('on', flush=True); open({str(gate)!r}).read(); None" + ENTER)
@@ -215,6 +231,42 @@ def test_deleted_session_is_made_anew(person: Person, omegactl: Omegactl) -> Non
     person.sees("has been deleted")
     person.type("print('new')" + ENTER)
     person.sees("\nnew\n")
+
+
+HALF = """
+import json, sys
+for line in sys.stdin:
+    token, code = json.loads(line)
+    status = "incomplete" if code.count("(") > code.count(")") else "0"
+    if code and status == "0":
+        print("ran", code.replace("\\n", " "))
+    print(f"\\x1e{token} {status}\\x1e", end="", flush=True)
+"""
+
+
+def test_engine_that_only_knows_by_trying(omegactl: Omegactl, place: Place) -> None:
+    """Where the engine finds out by running it that a command is incomplete, it stands at the next prompt to be
+    completed."""
+    program, settings = place.home / "half.py", place.config_home / "omega-sessiond" / "config.toml"
+    program.write_text(HALF)
+    settings.parent.mkdir(exist_ok=True)
+    table = {
+        "command": [sys.executable, str(program)],
+        "sentinel": '["{token}", ""]\n',
+        "submit": '["{token}", {json}]\n',
+        "mark": "\x1e{token} {status}\x1e",
+        "incomplete_status": "incomplete",
+    }
+    settings.write_text("[engines.half]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()))
+    with at_terminal(place, "repl", "work", "--engine", "half") as person:
+        person.sees("session work is new")
+        person.is_prompted()
+        person.type("f(1," + ENTER)
+        person.sees("not complete")
+        person.sees("work> f(1,\n  ...\n")
+        person.type("2)" + ENTER)
+        person.sees("\nran f(1, 2)\n")
+        person.is_prompted(times=3)
 
 
 # ---- what others do ----
