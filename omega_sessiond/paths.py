@@ -96,7 +96,7 @@ def host_socket(state_dir: str, session_id: str) -> str:
 
 def engine_sockets(state_dir: str, session_id: str) -> str:
     """The directory of the sockets that a session's engine makes for a child. The host makes and names it."""
-    return runtime_dir(state_dir) + "/hosts/" + session_id + ".d"
+    return runtime_dir(state_dir) + "/hosts/" + session_id
 
 
 def session_dir(state_dir: str, session_id: str) -> str:

@@ -35,8 +35,9 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
 def engine_sockets(host_socket: str) -> str:
-    """The directory, beside a host's socket, of the sockets that its engine makes for a child."""
-    return host_socket[: -len(".sock")] + ".d"
+    """The directory, beside a host's socket, of the sockets that its engine makes for a child. Without an ending, so
+    that `/s-1` in it is no longer than the host's own path."""
+    return host_socket[: -len(".sock")]
 
 
 class TornFrame(ValueError):

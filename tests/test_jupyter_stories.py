@@ -85,7 +85,7 @@ def test_nothing_is_left_of_a_session(life: Life, place: Place) -> None:
     for kill in (False, True):
         life.post("/api/sessions", {"name": "work", **PYTHON})
         kernel = kernel_of(life, "work")
-        assert len(list(hosts.glob("*.d/*"))) == 6
+        assert len(list(hosts.glob("*/*"))) == 6
         if kill:
             os.kill(life.get("/api/sessions/work")["pid"], signal.SIGKILL)
         assert life.call("DELETE", "/api/sessions/work").status == 204

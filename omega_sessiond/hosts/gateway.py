@@ -55,6 +55,7 @@ class GatewayKernel:
         self._bell = bell
         self._received: Deque[Union[Message, KernelGone]] = deque()
         self._arrival = Bell()
+        self._arrival.open()
         self.watched: Sequence[int] = (self._arrival.fileno(),)
         self._session = os.urandom(16).hex()
         self._count = 0

@@ -9,7 +9,6 @@ started and reached.
 from __future__ import annotations
 
 import re
-import signal
 import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -31,6 +30,10 @@ HELLO_S = 0.2
 BEGIN_S = 1.0
 """An interrupt waits so long for the kernel to begin with the command: ipykernel ignores a SIGINT that comes before.
 More makes ^C slow with kernels that do not say when they begin, less loses it on a busy machine."""
+
+SETTLE_S = 0.1
+"""A command that has just begun is interrupted so much later: ipykernel says that it begins, and an interrupt that
+strikes on the way from there to the user's code may be swallowed."""
 
 SILENCE_S = 5.0
 """A kernel that has said one of the two words that end a command, and then nothing for so long, will not say the
@@ -77,7 +80,7 @@ class _Command:
         """A request for input that nobody has been asked yet: output that came with it goes first."""
         self.question: Optional[Question] = None
         self.is_idle = False
-        self.is_begun = False
+        self.begun_at: Optional[float] = None
         self.is_interrupted = False
         self.is_displayed = False
         self.clears_next = False
@@ -190,30 +193,19 @@ class JupyterEngine:
             self._heed(kernel, command)
             messages = kernel.wait(command.patience_s())
             for message in messages:
-                self._take(kernel, message)
+                self._take(message)
             now = time.monotonic()
             if command.interrupt_at is not None and now >= command.interrupt_at:
-                self._begin(kernel, command)
+                command.interrupt_at = None
+                kernel.interrupt()
             if messages and command.give_up_at is not None:
                 command.give_up_at = now + SILENCE_S
             if any(moment is not None and now >= moment for moment in (command.give_up_at, command.leave_at)):
                 return
 
     def _heed(self, kernel: Kernel, command: _Command) -> None:
-        """What the bell may have rung for."""
-        is_leaving = self._desk.is_leaving and command.leave_at is None
-        if border.pending or is_leaving:
-            border.discard_interrupts()
-            command.is_interrupted = True
-            if command.question is not None:
-                self._desk.withdraw(command.question)
-                command.question = None
-            if command.is_begun:
-                kernel.interrupt()
-            else:
-                command.interrupt_at = time.monotonic() + BEGIN_S
-        if is_leaving:
-            command.leave_at = time.monotonic() + LEAVE_S
+        """What the bell may have rung for, and what the kernel wants to be asked. Signals come last: whatever waits
+        before may have silenced the bell for one."""
         if command.wish is not None:
             wish, command.wish = command.wish, None
             self._ask(kernel, command, wish)
@@ -222,13 +214,20 @@ class JupyterEngine:
             self._desk.withdraw(question)
             command.question = None
             kernel.send("stdin", "input_reply", {"value": END_OF_INPUT if question.text is None else question.text})
+        is_leaving = self._desk.is_leaving and command.leave_at is None
+        if is_leaving:
+            command.leave_at = time.monotonic() + LEAVE_S
+        if border.pending or is_leaving:
+            border.discard_interrupts()
+            self._interrupt(command)
 
-    def _begin(self, kernel: Kernel, command: _Command) -> None:
-        """The kernel is at work on the command, as far as anybody can tell."""
-        command.is_begun = True
-        if command.interrupt_at is not None:
-            command.interrupt_at = None
-            kernel.interrupt()
+    def _interrupt(self, command: _Command) -> None:
+        command.is_interrupted = True
+        if command.question is not None:
+            self._desk.withdraw(command.question)
+            command.question = None
+        now = time.monotonic()
+        command.interrupt_at = now + BEGIN_S if command.begun_at is None else max(now, command.begun_at + SETTLE_S)
 
     def _outcome(self, command: _Command) -> Outcome:
         reply = command.reply or {}
@@ -288,11 +287,11 @@ class JupyterEngine:
                 if not messages:
                     return
                 for message in messages:
-                    self._take(kernel, message)
+                    self._take(message)
         except KernelGone as gone:
             self._desk.leave(str(gone))
 
-    def _take(self, kernel: Kernel, message: Message) -> None:
+    def _take(self, message: Message) -> None:
         if message.parent == self._fence and message.content.get("execution_state") == "idle":
             self._fence = ""
             return
@@ -304,9 +303,11 @@ class JupyterEngine:
         elif message.kind == "input_request":
             command.wish = message.content
         elif not self._note_end(command, message):
-            if not command.is_begun and message.parent and message.channel == "iopub" and message.kind != "status":
-                self._begin(kernel, command)
-            self._show(kernel, command, message)
+            if command.begun_at is None and message.parent and message.kind != "status":
+                command.begun_at = time.monotonic()
+                if command.interrupt_at is not None:
+                    command.interrupt_at = command.begun_at + SETTLE_S
+            self._show(command, message)
 
     def _note_end(self, command: _Command, message: Message) -> bool:
         """Whether the message is one of the two that end a command."""
@@ -320,7 +321,7 @@ class JupyterEngine:
             command.give_up_at = time.monotonic() + SILENCE_S
         return True
 
-    def _show(self, kernel: Kernel, command: _Command, message: Message) -> None:
+    def _show(self, command: _Command, message: Message) -> None:
         kind, content = message.kind, message.content
         if kind == "clear_output":
             command.clears_next = bool(content.get("wait"))
@@ -333,12 +334,12 @@ class JupyterEngine:
         if kind == "stream":
             self._write(_stream_of(content), str(content.get("text", "")))
         elif kind in ("display_data", "update_display_data", "execute_result"):
-            self._present(kernel, command, kind, content)
+            self._present(command, kind, content)
         elif kind == "error":
             command.error = error = _report(content)
             self._write("stderr" if error.name == SYSTEM_EXIT else "traceback", error.traceback or _line(error))
 
-    def _present(self, kernel: Kernel, command: _Command, kind: str, content: Dict[str, Any]) -> None:
+    def _present(self, command: _Command, kind: str, content: Dict[str, Any]) -> None:
         data = content.get("data") or {}
         is_result = kind == "execute_result"
         self._write("result" if is_result else "stdout", _closed(_text_of(data)))
@@ -347,8 +348,7 @@ class JupyterEngine:
         try:
             self._printer.present(*bundle)
         except KeyboardInterrupt:  # while it is encoded, before any of it is sent
-            border.pending.append(signal.SIGINT)
-            self._heed(kernel, command)
+            self._interrupt(command)
             self._printer.present(*bundle)
 
     def _show_late(self, message: Message) -> None:
@@ -386,7 +386,7 @@ class JupyterEngine:
         deadline = time.monotonic() + FENCE_S
         while self._fence and (left_s := deadline - time.monotonic()) > 0 and not border.pending:
             for message in kernel.wait(left_s):
-                self._take(kernel, message)
+                self._take(message)
 
     # ---- questions ----
 
@@ -397,15 +397,17 @@ class JupyterEngine:
             return {}
         request = kernel.send("shell", kind, content)
         deadline = time.monotonic() + ANSWER_S
+        reply: Optional[Dict[str, Any]] = None
         try:
-            while (left_s := deadline - time.monotonic()) > 0:
+            while reply is None and (left_s := deadline - time.monotonic()) > 0:
                 for message in self._wait(kernel, left_s):
                     if message.channel == "shell" and message.parent == request:
-                        return message.content if message.content.get("status") != "error" else {}
-                    self._take(kernel, message)
+                        reply = message.content
+                    else:
+                        self._take(message)
         except KernelGone as gone:
             self._desk.leave(str(gone))
-        return {}
+        return {} if reply is None or reply.get("status") == "error" else reply
 
     def complete(self, code: str, cursor: int) -> Frame:
         reply = self._question("complete_request", {"code": code, "cursor_pos": cursor})

@@ -159,6 +159,8 @@ class LocalKernel:
 
     def wait(self, timeout_s: Optional[float]) -> List[Message]:
         messages: List[Message] = []
+        if self._end:  # nothing wakes us any more
+            timeout_s = 0
         for source, _ in self._poller.poll(None if timeout_s is None else int(timeout_s * 1000 + 0.999)):
             if source in self._sockets:
                 self._read_socket(source, messages)
