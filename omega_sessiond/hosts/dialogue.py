@@ -148,7 +148,8 @@ class Dialogue:
         except Gone:
             raise Unstarted(_because("%s at once" % child.describe_end(), heard)) from None
         if talk.trouble is not None:
-            raise Unstarted(_because(talk.trouble.message, heard))
+            takes_screen = talk.trouble.name == "FullScreen"  # what it printed is drawing
+            raise Unstarted(_because(talk.trouble.message, [] if takes_screen else heard))
         if talk.status is None:
             doing = DOING[child.posture().kind]
             message = "%s has not shown its prompt within %g s; it %s" % (child.name, self._options["start_s"], doing)
@@ -446,7 +447,8 @@ class Dialogue:
         talk, child = self._talk, self.child
         if talk is None or talk.trouble is not None:
             return
-        message = "it takes the whole screen, which a session does not have; it was ended"
+        who = child.name if talk.heard is not None else "the program"
+        message = "%s takes the whole screen, which a session does not have, and was ended" % who
         talk.trouble = ErrorReport("FullScreen", message, "")
         if talk.heard is not None:
             talk.status = ""
