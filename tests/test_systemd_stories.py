@@ -498,3 +498,33 @@ def test_journal_of_a_scope_has_the_hosts_own_trouble(realm: Realm) -> None:
 
     wait_until(lambda: "nonsense" in shown(), "the journal has it")
     assert realm.value("work", "x") == 7
+
+
+# ---- forks ----
+
+
+def test_a_fork_has_a_scope_of_its_own(realm: Realm) -> None:
+    """A copy of a live session is in the scope of its name before it runs anything, and outlives the other's."""
+    realm.run("first", "x = 1")
+    answer = realm.call("POST", "/api/sessions/first/fork", {"name": "second"})
+    assert answer.status == 201, answer
+    code = "open('/proc/self/cgroup').read().count('omega-session-second.scope') > 0, x"
+    assert realm.run("second", code)["result"] == "(True, 1)"
+    realm.manager.systemctl("stop", "omega-session-first.scope")
+    wait_until(lambda: realm.session("first")["pid"] is None, "the first has no process")
+    assert realm.run("second", "x + 1")["result"] == "2"
+    assert realm.scope("second", "ActiveState") == "active"
+
+
+def test_what_sessions_are_forked_from_ends_with_the_service(realm: Realm) -> None:
+    """The fork server and its spare are the service's: they end with it, quietly, and no session does."""
+    realm.run("work", "x = 1")
+    server = wait_until(
+        lambda: [one for one in realm.get("/api/server")["fork_servers"] if one["state"] == "ready"], "it is ready"
+    )[0]["pid"]
+    cgroup = realm.manager.run("cat", f"/proc/{server}/cgroup").stdout
+    assert SERVICE in cgroup
+    realm.manager.systemctl("stop", SERVICE)
+    wait_until(lambda: realm.manager.run("kill", "-0", str(server), check=False).returncode != 0, "it is gone")
+    assert realm.service("Result") == "success"
+    assert realm.run("work", "x")["result"] == "1"
