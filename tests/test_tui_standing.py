@@ -29,7 +29,7 @@ def background(server: dict[str, object] | None) -> Background:
     return Background(TARGET, "Run in the background, without systemd: no user manager answers here.", server)
 
 
-SERVER: dict[str, object] = {"pid": 1, "version": "1.2.3", "started_at": "2026-01-02T03:04:05Z"}
+SERVER: dict[str, object] = {"pid": 1, "version": "1.2.3", "started_at": "2026-01-02T03:04:05Z", "activation": "client"}
 
 CASES: list[tuple[Condition, str, str, set[str]]] = [
     (managed("active", "active"), "active", "The daemon runs", {"stop", "restart", "disable"}),

@@ -61,7 +61,8 @@ def standing(found: Condition) -> Standing:
             )
         case Background(server=server):
             assert server is not None, "the case before has that"
-            return Standing("running", "running", f"Version {server['version']}, started by a client.")
+            by = {"client": "by a client", "foreground": "in the foreground"}.get(server["activation"], "by systemd")
+            return Standing("running", "running", f"Version {server['version']}, started {by}.")
         case Managed():
             return _managed(found)
 
