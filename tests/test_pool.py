@@ -127,6 +127,24 @@ def test_kill_and_restart_of_a_hibernated_session(lives: Lives) -> None:
     assert life.value("work", "int('x' in globals())") == 0
 
 
+def test_hundreds_of_sessions(lives: Lives) -> None:
+    """100 live and 500 hibernated sessions are listed, found again by the next daemon, and wake one by one."""
+    life = lives(max_cached_sessions=1000)
+    life.run("first", "x = [0]")
+    life.post("/api/sessions/first/snapshots", {"name": "zero"})
+    for number in range(500):
+        life.post("/api/sessions/first/restore", {"snapshot": "zero", "into": f"asleep-{number}"})
+    for number in range(99):
+        life.run(f"live-{number}", f"x = [{number}]")
+    life.restart()
+    wait_until(lambda: len(life.get("/api/sessions?state=idle")) == 100, "all processes are found again")
+    assert len(life.get("/api/sessions?state=hibernated")) == 500
+    for number in (0, 250, 499):
+        assert life.value(f"asleep-{number}", f"x.append({number}); x") == [0, number]
+    assert life.value("live-98", "x") == [98]
+    assert len(life.get("/api/sessions?state=hibernated")) == 497
+
+
 def test_pressure_is_told_as_long_as_it_lasts() -> None:
     """What the kernel marks as urgent on the descriptor calls back, each time."""
 

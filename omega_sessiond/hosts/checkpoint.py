@@ -26,6 +26,9 @@ HEADER, STATE, DRAFT = "/header.json", "/state", ".new"
 
 READ_BYTES = 1 << 20
 
+LARGE_BYTES = 1 << 20
+"""From here on OpenSSL's SHA-256 is worth being loaded."""
+
 MAX_HEADER_BYTES = 16 << 20
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,6 +47,7 @@ def write(directory: str, id: str, engine: Saver, about: Header, lent: str, budg
         os.mkdir(draft, 0o700)
         os.close(os.open(draft + STATE, _CREATE, 0o600))
         saved = engine.save(draft + STATE, lent, budget_s)
+        _sync(draft + STATE)
         header = {
             "format": FORMAT,
             "id": id,
@@ -86,9 +90,9 @@ def _write_all(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def _sync(directory: str) -> None:
-    """Let what stands in a directory survive a power cut."""
-    descriptor = os.open(directory, _READ | os.O_DIRECTORY)
+def _sync(path: str) -> None:
+    """Let a file, or what stands in a directory, survive a power cut."""
+    descriptor = os.open(path, _READ)
     try:
         os.fsync(descriptor)
     finally:
@@ -96,12 +100,11 @@ def _sync(directory: str) -> None:
 
 
 def _measure(path: str) -> Header:
-    """Size and checksum of a file as it can be read back, once it is on the disk."""
-    digest: Any = border.import_late("hashlib").sha256()
+    """Size and checksum of a file as it can be read back."""
     size = 0
     file = os.open(path, _READ)
     try:
-        os.fsync(file)
+        digest = _sha256(os.fstat(file).st_size)
         while True:
             data = os.read(file, READ_BYTES)
             if not data:
@@ -110,6 +113,17 @@ def _measure(path: str) -> Header:
             digest.update(data)
     finally:
         os.close(file)
+
+
+def _sha256(size: int) -> Any:
+    """A digest to update. Loading OpenSSL takes longer than a small state takes without it."""
+    if size < LARGE_BYTES:
+        for name in ("_sha2", "_sha256"):  # before 3.12 the second
+            try:
+                return border.import_late(name).sha256()
+            except ImportError:
+                continue
+    return border.import_late("hashlib").sha256()
 
 
 def read_header(directory: str, id: str) -> Header:
