@@ -42,6 +42,9 @@ SHOWN_COMMAND = 60
 LEAVING = re.compile(r"[\s:(]*(exit|quit|q)[\s()\d;]*")
 """Commands that ask an engine to end, by which a person means to leave."""
 
+INSPECTING = re.compile(r"[ \t]*([\w.]+)[ \t]*\?{1,2}[ \t]*")
+"""A name and a question mark, which is no Python."""
+
 
 class Reader(Protocol):
     """Where commands come from."""
@@ -158,7 +161,7 @@ class Repl:
         engine = self.session.engine
         if repl_commands.is_command(command, engine):
             self._act(command)
-        elif engine == "python" and (asked := re.fullmatch(r"\s*([\w.]+)\s*\?{1,2}", command)):
+        elif engine == "python" and (asked := INSPECTING.fullmatch(command)):
             self._act(f"{repl_commands.prefix(engine)}inspect {asked[1]}")
         else:
             self._execute(command)
@@ -172,7 +175,7 @@ class Repl:
     def _judge(self, code: str) -> Judgement:
         if not code.strip() or repl_commands.is_command(code, self.session.engine):
             return Judgement(True)
-        if self.session.engine == "python" and code.rstrip().endswith("?"):
+        if self.session.engine == "python" and INSPECTING.fullmatch(code):
             return Judgement(True)
         if self.session.seen is None:
             try:

@@ -258,7 +258,7 @@ def languages(engine: str) -> list[str]:
     """What the language of an engine may be called. A kernel's name mostly says it: python3, julia-1.11, bash."""
     if not engine.startswith("jupyter:"):
         return [LEXERS[engine]] if engine in LEXERS else []
-    kernel = engine.removeprefix("jupyter:").lower()
+    kernel = engine.removeprefix("jupyter:").partition("@")[0].lower()
     first = kernel.partition("-")[0]
     return [
         kernel,

@@ -78,6 +78,9 @@ def test_engine_decides_when_a_command_is_complete(person: Person) -> None:
     person.is_prompted(times=2)
     person.type("double(21)" + ENTER)
     person.sees("\n42\n")
+    person.is_prompted(times=3)
+    person.type('"""who is it?' + ENTER + 'me"""' + ENTER)
+    person.sees("'who is it?\\nme'")
 
 
 def test_other_keys_run_or_go_on_whatever_the_engine_thinks(person: Person) -> None:

@@ -158,6 +158,7 @@ def test_prefix_is_the_one_that_the_engine_leaves(engine: str, ours: str, theirs
         ("jupyter:python3", "Python"),
         ("jupyter:julia-1.11", "Julia"),
         ("jupyter:ir", "S"),
+        ("jupyter:python3@cluster", "Python"),
         ("jupyter:bash", "Bash"),
     ],
 )
