@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 import sys
@@ -253,6 +254,27 @@ def test_preload_loads_what_can_be_shared_and_says_what_cannot(place: Place) -> 
         assert life.run("a", "import sys; 'plain_package' in sys.modules")["result"] == "True"
         assert life.run("a", "'with_thread' in sys.modules")["result"] == "False"
         assert "cannot preload with_thread" in daemon.log
+
+
+def test_doctor_names_what_cannot_be_preloaded(lives: Callable[..., Life]) -> None:
+    """`omegactl doctor` has a note for each package of `preload` that sessions do not begin with."""
+    life = lives(preload=["no_such_package"])
+    ready(life)
+    found = life.omegactl("doctor").stdout
+    assert "preload no_such_package: its import fails: ModuleNotFoundError" in found
+
+
+def test_a_newborn_that_cannot_be_a_host_says_why(life: Life, place: Place) -> None:
+    """What keeps a forked process from becoming its session's is in the answer, as of a started one."""
+    ready(life)
+    life.run("a", "1")
+    life.post("/api/sessions/a/kill")
+    launch = place.state_dir / "sessions" / life.session("a")["id"] / "launch.json"
+    settings = json.loads(launch.read_text())
+    launch.write_text(json.dumps({**settings, "nofile": [4, 4]}))
+    answer = life.execute("a", "1")
+    assert (answer.status, answer.code) == (502, "host_failed")
+    assert "Too many open files" in answer.json["error"]
 
 
 def test_numpy_is_preloaded(lives: Callable[..., Life]) -> None:

@@ -39,10 +39,15 @@ Mark = Optional[Tuple[int, int, int]]
 class Birth:
     """What a spare is to be: the session's launch file as it was read, and two descriptors."""
 
-    def __init__(self, launch: Dict[str, Any], listener: int, trouble: int) -> None:
+    def __init__(self, launch: Dict[str, Any], listener: int, trouble: int, birth_log: str) -> None:
         self.launch = launch
         self.listener = listener
         self.trouble = trouble
+        self._birth_log = birth_log
+
+    def fail(self, error: Exception) -> None:
+        """It cannot become that: whoever waits for the session is told why."""
+        tell(self._birth_log, error)
 
 
 class ForkServer:
@@ -252,12 +257,10 @@ class Spare:
             with open(str(order["launch"]), encoding="utf-8") as file:
                 launch = json.load(file)
             _take_environment(self._environment, launch["env"])
-        except Exception as error:  # the outermost edge: whoever waits for the session is told
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            os.write(os.open(str(order["birth_log"]), flags, 0o600), repr(error).encode("utf-8", "backslashreplace"))
-            os._exit(1)
+        except Exception as error:  # the outermost edge, as in main
+            tell(str(order["birth_log"]), error)
         self._rename([sys.executable, sys.argv[0], str(order["launch"])])
-        return Birth(launch, listener, trouble)
+        return Birth(launch, listener, trouble, str(order["birth_log"]))
 
     def _rename(self, arguments: List[str]) -> None:
         """Give the process the arguments it would have been started with, for those who look at it from outside."""
@@ -302,6 +305,14 @@ def _read(sock: _socket.socket, size: int) -> bytes:
             os._exit(0)
         data += piece
     return data
+
+
+def tell(birth_log: str, error: Exception) -> None:
+    """The last words of a spare that could not become a host: sys.stderr is a session's already."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    os.close(0)  # there is room for one more, whatever is short
+    os.write(os.open(birth_log, flags, 0o600), repr(error).encode("utf-8", "backslashreplace"))
+    os._exit(1)
 
 
 def _wake(signum: int, frame: Any) -> None:

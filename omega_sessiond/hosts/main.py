@@ -68,7 +68,11 @@ def main(arguments: list[str]) -> int:
         host = loop.Host()  # made here, they take no memory of the children's own
         engine = make(host, {})
         birth = server.serve()  # returns in a child alone, which is a session's
-        launch, listener, trouble = birth.launch, birth.listener, birth.trouble
+        try:
+            occupy(host, birth.launch, birth.listener, birth.trouble)
+            host.start(engine)
+        except Exception as error:  # the outermost edge of a process whose sys.stderr is the session's by now
+            birth.fail(error)
     else:
         with open(arguments[0], encoding="utf-8") as file:
             launch = json.load(file)
@@ -82,14 +86,11 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write("no engine of kind %r in this host\n" % kind)
             return EXIT_USAGE
         loop, make, _ = load_package(kind)
-        host, engine = loop.Host(), None
-    restore_limit(launch.get("nofile"))
-    sys.argv = [""]
-    bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
-    host.take(launch["session"], launch["log"], listener, trouble, *bounds)
-    if kind != "python":  # whose code may want this for its own event loop
-        host.bell.ring_at_signals()
-    host.start(make(host, launch.get("options", {})) if engine is None else engine)
+        host = loop.Host()
+        occupy(host, launch, listener, trouble)
+        if kind != "python":  # whose code may want this for its own event loop
+            host.bell.ring_at_signals()
+        host.start(make(host, launch.get("options", {})))
     if _HAS_SCRIPT_DIRECTORY and kind == "python":
         sys.path.insert(0, "")  # last: what lies in the session's directory is run when its code asks for it
     try:
@@ -99,6 +100,14 @@ def main(arguments: list[str]) -> int:
 
         host.collapse("the host failed: %s" % traceback.format_exc())
     return 0
+
+
+def occupy(host: Any, launch: dict[str, Any], listener: int, trouble: int) -> None:
+    """Have the host be this session's."""
+    restore_limit(launch.get("nofile"))
+    sys.argv = [""]
+    bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
+    host.take(launch["session"], launch["log"], listener, trouble, *bounds)
 
 
 def restore_limit(nofile: list[int] | None) -> None:
