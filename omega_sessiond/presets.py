@@ -91,8 +91,11 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """What the program prints before a command's output; all up to its end is dropped."""
     value: str = ""
     """What the program prints before a command's value; what follows is the execution's `result`."""
-    complete: Literal["lines", "syntax", "sql", "program"] = "lines"
-    """How code is judged to be whole: every line is, by `syntax`, as SQL, or by the program `check`."""
+    complete: Literal["lines", "syntax", "sql", "program", "ask"] = "lines"
+    """How code is judged to be whole: every line is, by `syntax`, as SQL, by the program `check`, or by what `judge`
+    makes it print."""
+    judge: str = ""
+    """What makes it print complete, incomplete or invalid of {code}, without running it."""
     syntax: Syntax = Syntax()
     check: list[str] = []
     """A program that reads code and ends with status 0 when it is whole."""
@@ -189,6 +192,8 @@ def _check_patterns(name: str, preset: LinePreset) -> None:
         wrong = "mark", "it must hold {token}, or {left} and {right}"
     elif preset.complete == "program" and not preset.check:
         wrong = "check", 'it must name a program, for `complete` is "program"'
+    elif preset.complete == "ask" and not preset.judge:
+        wrong = "judge", 'it must say how to ask, for `complete` is "ask"'
     elif preset.renew_after and preset.state is None:
         wrong = "renew_after", "it needs `state`, for else the state would be lost"
     elif preset.balance and not preset.syntax.comments:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from conftest import unavailable
 from hostdriver import HostProcess, Hosts, Run, until
 from life import Life, is_alive
 from omega_sessiond.config import Settings
@@ -134,6 +136,7 @@ def test_omega_is_not_interrupted_to_death(start: Start) -> None:
     id = host.start(f'(touch-and-wait "{path}")')
     until(path.exists, "it runs")
     host.interrupt()
+    assert "cannot be interrupted" in host.daemon.wait_for("note")["text"]
     Path(f"{path}.go").touch()
     assert host.daemon.result(id).output == '=> "done"\n'
     assert host.run("x").output == "=> 10\n"
@@ -415,3 +418,34 @@ def test_questions_about_code(start: Start) -> None:
     assert host.daemon.ask("is_complete", code="echo 'hi'")["status"] == "complete"
     assert host.daemon.ask("is_complete", code="fi")["status"] == "invalid"
     assert host.run("echo $?").output == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "keeps", "code", "match", "start_at"),
+    [
+        ("node", "let kept_name = { inner: 1 }", "1 + kept_name.in", "kept_name.inner", 4),
+        ("guile", "(define kept-name 1)", "(+ 1 kept-n", "kept-name", 5),
+        ("gdb", "set $kept = 1", "info thr", "info threads", 0),
+    ],
+)
+def test_completions_of_the_program(
+    start: Start, engine: str, keeps: str, code: str, match: str, start_at: int
+) -> None:
+    """What may follow comes from the program itself, and replaces what is typed of it."""
+    if shutil.which(engine) is None:
+        unavailable(f"{engine} is not installed")
+    host = start(engine)
+    assert host.run(keeps).status == "ok"
+    assert host.daemon.ask("complete", code=code) == {"matches": [match], "start": start_at, "end": len(code)}
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("1 + 1", "complete"), ("await x", "complete"), ("function f() {", "incomplete"), ("f(1,", "incomplete"),
+     ("`open", "incomplete"), ("1 +* 2", "invalid")],
+)  # fmt: skip
+def test_node_judges_code(start: Start, code: str, status: str) -> None:
+    """node says of code whether it is whole, without running it."""
+    if shutil.which("node") is None:
+        unavailable("node is not installed")
+    assert start("node").daemon.ask("is_complete", code=code)["status"] == status

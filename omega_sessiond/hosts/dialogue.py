@@ -464,6 +464,7 @@ class Dialogue:
         border.discard_interrupts()
         self._withdraw()
         if self._options["interrupt"] == "none" and not self._desk.is_leaving:
+            self._tell(talk, "%s cannot be interrupted without its end: it goes on" % self.child.name)
             return
         talk.interrupted_at = time.monotonic()
         self._press_interrupt()

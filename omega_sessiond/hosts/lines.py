@@ -188,6 +188,9 @@ class LinesEngine:
         rule = self._options["complete"]
         if rule == "lines":
             return {"status": "unknown", "indent": ""}
+        if rule == "ask":
+            said = "".join(self._hear(self._options["judge"], code)).strip()
+            return {"status": said if said in ("complete", "incomplete", "invalid") else "unknown", "indent": ""}
         return {"status": self._check(code) if rule == "program" else self._judge(code).status, "indent": ""}
 
     def _check(self, code: str) -> str:
