@@ -25,6 +25,7 @@ from benchmarks.latency import latency
 from benchmarks.repl import first_prompt
 from benchmarks.servers import Site
 from benchmarks.sessions import new_session
+from benchmarks.wake import wake
 from omega_sessiond import __version__
 
 BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "throughput": throughput,
     "new-session": new_session,
     "fork": live_fork,
+    "wake": wake,
     "journal": share,
     "cold-start": cold_start,
     "command": whole_process,
