@@ -38,10 +38,8 @@ from tui.model import Model, Session
 from tui.palette import Actions
 from tui.roles import ASCII, UNICODE, is_poor_terminal
 from tui.screens.console import Console
-from tui.screens.events import EventsScreen
 from tui.screens.live import LiveScreen
 from tui.screens.main import Main
-from tui.screens.service import ServiceScreen
 from tui.table import shown_age
 from tui.tape import PICTURE_ROWS, Picture, Tape
 from tui.text import LastFilter, NoNamedColors, cell
@@ -129,7 +127,7 @@ class Dashboard(App[int]):
         self.push_screen(self.main)
         self.set_interval(1.0, self._tick)
         self.set_interval(SAMPLE_S, self._sample)
-        self.feed.start()
+        self.call_after_refresh(self.feed.start)  # the first picture comes before the first request
         for trouble in self.settings.troubles:
             self.tell(trouble, "warning")
 
@@ -452,10 +450,14 @@ class Dashboard(App[int]):
             self.push_screen(Console(session_id))
 
     def open_service(self) -> None:
+        from tui.screens.service import ServiceScreen  # as much to load as all that is seen at first
+
         if not isinstance(self.screen, ServiceScreen):
             self.push_screen(ServiceScreen())
 
     def open_events(self) -> None:
+        from tui.screens.events import EventsScreen
+
         if not isinstance(self.screen, EventsScreen):
             self.push_screen(EventsScreen())
 
