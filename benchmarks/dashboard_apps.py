@@ -87,10 +87,13 @@ class Measured(App[int]):
 
     def measure(self) -> None:
         self.latencies: list[float] = []
+        self.turns: set[int] = set()
+        """Those that were drawn: one that cannot keep up leaves some out, and what it costs is what it drew."""
         self.set_timer(SETTLING_S, self._begin)
 
     def _begin(self) -> None:
         self.latencies.clear()
+        self.turns.clear()
         self._begun = (time.monotonic(), _cpu_s())
         self.set_timer(self.seconds, self.end)
 
@@ -101,6 +104,7 @@ class Measured(App[int]):
         begun_at, cpu_s = self._begun
         found = {
             "cpu": (_cpu_s() - cpu_s) / (time.monotonic() - begun_at) * 100,
+            "turn": 1000 * (_cpu_s() - cpu_s) / max(len(self.turns), 1),
             "latencies": [1000 * latency for latency in self.latencies],
             **more,
         }
@@ -111,6 +115,11 @@ class Measured(App[int]):
         await super().on_event(event)
         if isinstance(event, events.Key):
             self.call_after_refresh(lambda: self.latencies.append(time.monotonic() - event.time))
+
+
+def note_turn(app: Measured, model: Model) -> None:
+    if model.last_event_id is not None and hasattr(app, "turns"):
+        app.turns.add((model.last_event_id - 1) // SESSIONS)
 
 
 def _cpu_s() -> float:
@@ -125,6 +134,10 @@ class Ours(Measured, Dashboard):
 
     def on_ready(self) -> None:
         self.measure()
+
+    def publish(self) -> None:
+        super().publish()
+        note_turn(self, self.model)
 
 
 class Rows(Measured):
@@ -176,6 +189,7 @@ class Rows(Measured):
                 self.table.add_row(*_cells(session, now))
             self.table.move_cursor(row=row)
             self.table.scroll_to(y=top, animate=False)
+        note_turn(self, self.model)
         if has_more:
             self.on_feed_ready()
 
