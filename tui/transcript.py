@@ -164,6 +164,7 @@ class Transcript(Widget, can_focus=True):
         self.scroll_rows(pages * max(self.size.height - 1, 1))
 
     def action_scroll_to_start(self) -> None:
+        self._measure()
         self.scroll_rows(-self._total)
 
     def action_follow(self) -> None:
