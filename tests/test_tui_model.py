@@ -118,7 +118,7 @@ def test_loaded_and_live_output_meet(cut: int, text: str) -> None:
     execution = {"id": 1, "command": "run", "status": "running", "reason": None, "execution_count": None,
                  "started_at": AT, "duration_ms": None, "lost": None, "data": None}  # fmt: skip
     tape.load([Past(execution, loaded, len(loaded.encode()), 0)], has_older=False)
-    assert tape.text() == "> run" + ("\n" + text.removesuffix("\n") if text else "")
+    assert tape.text() == "1> run" + ("\n" + text.removesuffix("\n") if text else "")
 
 
 def test_missing_output_is_counted() -> None:

@@ -29,7 +29,7 @@ def test_what_comes_while_one_reads_further_up_is_counted(life: Life) -> None:
             await watched(dashboard, life)
             transcript = dashboard.main.detail.transcript
             await dashboard.press("g")
-            await dashboard.sees("1> open(")
+            await dashboard.sees(". import time")
             first = transcript.render_line(0).text
             await dashboard.sees("new]")
             unseen = transcript.unseen_lines

@@ -162,8 +162,9 @@ class Tape:
         self._ended = {item.execution["id"] for item in past if item.execution["status"] not in UNFINISHED}
         for before, item in zip((None, *past), past, strict=False):
             count = item.execution["execution_count"]
-            if count is None and before is not None and before.execution["execution_count"] is not None:
-                count = before.execution["execution_count"] + 1  # it runs, and gets its number at its end
+            if count is None:  # it runs, and gets its number at its end
+                last = before.execution["execution_count"] if before is not None else None if has_older else 0
+                count = None if last is None else last + 1
             self._replay(item, count)
         self.oldest_id = past[0].execution["id"] if past else None
         self.has_older = has_older
