@@ -274,14 +274,23 @@ def test_kernel_that_the_gateway_does_not_have(gateway: RealGateway, start: Star
     assert said == f"the gateway 'lab' ({gateway.url}) has no kernel 'pyton3'; it has: python3"
 
 
-def test_server_that_is_no_gateway(start: Start) -> None:
-    """Something else that speaks HTTP is told from a gateway."""
+@pytest.mark.parametrize(
+    ("status", "words"), [(200, "does not answer as a Jupyter gateway does"), (302, "answered HTTP 302")]
+)
+def test_server_that_is_no_gateway(start: Start, status: int, words: str) -> None:
+    """Something else that speaks HTTP is told from a gateway, and one that sends us elsewhere does not have us take the
+    token there."""
+    asked: list[str] = []
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.send_response(200)
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Location", "/elsewhere")
             self.end_headers()
             self.wfile.write(b"<html>")
+
+        do_GET = do_POST
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -292,7 +301,8 @@ def test_server_that_is_no_gateway(start: Start) -> None:
         said = why_not(start(f"http://127.0.0.1:{server.server_port}"))
         server.shutdown()
         serving.join()
-    assert "does not answer as a Jupyter gateway does" in said
+    assert words in said
+    assert "/elsewhere" not in asked
 
 
 def test_token_that_cannot_be_had(start: Start, place: Place) -> None:

@@ -27,7 +27,12 @@ from omega_sessiond.hosts.kernel import KernelGone, Message
 CONNECT_S = 5.0
 """How long the gateway may take to accept a connection."""
 
+PING_S = 30.0
+"""How often a silent connection is tried, and how long the answer may take: a machine that is gone says nothing."""
+
 INTERRUPT_S = 10.0
+"""How long the gateway may take to interrupt a kernel."""
+
 DELETE_S = 5.0
 """How long the gateway may take to end a kernel. Within the daemon's ladder; the gateway goes on with it after that."""
 
@@ -132,6 +137,8 @@ class GatewayKernel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        for descriptor in self._arrival.descriptors():
+            os.close(descriptor)
 
     def _run(self, work: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
         future = self._submit(work)
@@ -161,14 +168,22 @@ class GatewayKernel:
     async def _start(self, start_s: float) -> None:
         body: Dict[str, Any] = {"name": self._kernel}
         # Enterprise Gateway's way to hand values to where a kernel runs. Any `env` replaces the gateway's own for it.
-        env = {name: value for name, value in os.environ.items() if name.startswith("KERNEL_")}
+        secret = self._gateway.get("token_env")
+        env = {name: value for name, value in os.environ.items() if name.startswith("KERNEL_") and name != secret}
         if env:
             body["env"] = env
         answer = await self._call("POST", "/api/kernels", body, start_s)
         self._id = str(answer.get("id", ""))
         if not self._id:
             raise KernelGone("%s started a kernel and did not say which: is it a Jupyter gateway?" % self._place)
-        await self._connect()
+        try:
+            await self._connect()
+        except KernelGone as gone:
+            try:
+                await self._end()  # nobody else knows of it
+            except KernelGone:
+                pass  # what came first says more
+            raise gone
         self._submit(self._listen())
 
     async def _call(self, method: str, path: str, body: Optional[Dict[str, Any]], timeout_s: float) -> Dict[str, Any]:
@@ -202,7 +217,14 @@ class GatewayKernel:
         if self._token:
             headers["Authorization"] = "token " + self._token
         ca_file = os.path.expanduser(self._gateway.get("ca_file") or "") or None
-        return HTTPRequest(url, headers=headers, connect_timeout=CONNECT_S, ca_certs=ca_file, **fields)
+        return HTTPRequest(
+            url,
+            headers=headers,
+            connect_timeout=CONNECT_S,
+            ca_certs=ca_file,
+            follow_redirects=False,  # the token is for the address it was given with
+            **fields,
+        )
 
     async def _refusal(self, error: Any, method: str, path: str) -> str:
         if error.code in (401, 403):
@@ -233,7 +255,9 @@ class GatewayKernel:
             scheme, self._url[self._url.index(":") :], quote(self._id), self._session,
         )  # fmt: skip
         try:
-            self._socket = await websocket_connect(self._request(url), max_message_size=MAX_MESSAGE_BYTES)
+            self._socket = await websocket_connect(
+                self._request(url), max_message_size=MAX_MESSAGE_BYTES, ping_interval=PING_S, ping_timeout=PING_S
+            )
         except HTTPClientError as error:
             raise KernelGone(await self._refusal(error, "GET", "/api/kernels/…/channels")) from None
         except (OSError, ValueError) as error:

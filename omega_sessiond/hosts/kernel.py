@@ -23,8 +23,9 @@ LEASH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "leash.py")
 
 PIPE_BYTES = 64 * 1024
 
-RECONNECT_MS = 10
-"""How often a socket is tried that the kernel has not opened yet. ZeroMQ's own 100 ms would be felt at every start."""
+RECONNECT_MS, RECONNECT_MAX_MS = 10, 50
+"""How often a socket is tried that the kernel has not opened yet, at first and later. ZeroMQ's own 100 ms would be felt
+at every start; less than this would keep the processor awake for a kernel that lacks one of its sockets."""
 
 LAST_WORDS_MS = 200
 """What a dead kernel said is on its way for so long at most."""
@@ -137,6 +138,7 @@ class LocalKernel:
             socket = self._manager.context.socket(zmq.SUB if channel == "iopub" else zmq.DEALER)
             socket.linger = 0
             socket.reconnect_ivl = RECONNECT_MS
+            socket.reconnect_ivl_max = RECONNECT_MAX_MS
             socket.rcvhwm = 0  # at a limit the kernel would drop output, and nobody be told
             if channel == "iopub":
                 socket.subscribe(b"")
