@@ -6,6 +6,8 @@
     │   ├── InvalidName             a session name outside the grammar
     │   ├── InvalidField            a field of the wrong type or value
     │   ├── UnknownField            a field the route does not know
+    │   ├── InvalidImport           a file that is no exported session, or a torn one
+    │   ├── ForeignState            saved variables of somebody else, whom nobody said to trust
     │   └── EngineUnavailable       no such engine or interpreter here
     ├── Unauthorized            401  TCP without the token
     ├── Forbidden               403  another user, a foreign Origin or Host
@@ -93,6 +95,16 @@ class InvalidField(BadRequest):
 
 class UnknownField(BadRequest):
     code = "unknown_field"
+
+
+class InvalidImport(BadRequest):
+    code = "invalid_import"
+    hint = "Export the session again, and copy the whole file."
+
+
+class ForeignState(BadRequest):
+    code = "foreign_state"
+    hint = "`trust` (--trust) takes them, when you trust who made the file; `state` false (--no-state) leaves them out."
 
 
 class EngineUnavailable(BadRequest):

@@ -519,6 +519,11 @@ class Journal:
                 carried = window[max(0, len(window) - len(wanted) + 1) :]
         return found
 
+    def pieces(self, execution_id: int) -> Generator[Piece, None, None]:
+        """The output in order, piece by piece as it is stored."""
+        for stream, offset, data in self._pieces(execution_id, 0):
+            yield stream, offset, _text(data)
+
     def _pieces(self, execution_id: int, start: int) -> Generator[tuple[Stream, int, bytes], None, None]:
         """The stored pieces that end above `start`, one at a time: a large output is never held whole."""
         with closing(self._database.rows(_OUTPUT_FROM, (execution_id, execution_id, start))) as rows:

@@ -131,6 +131,8 @@ class Live(Struct, eq=False):
     late_bytes: int = 0
     """Output of no execution since the last one ended."""
     is_deleted: bool = False
+    is_arriving: bool = False
+    """It is being imported."""
     checkpoint: CheckpointRecord | None = None
     """What `record.keep` names, once it has been looked up."""
     saving: Saving | None = None

@@ -265,6 +265,20 @@ class PruneRequest(_Request, frozen=True):
     session: str | None = None
 
 
+class ImportRequest(_Request, frozen=True):
+    """A session from a `file` on the daemon's machine, an absolute path. `trust`: take its saved variables, whose
+    loading runs what they say; `state` false: leave them. What the file says of interpreter and directory counts where
+    it is to be had, else `python` and `cwd` as at a creation; `env` is the whole environment of its host."""
+
+    file: Annotated[str, Meta(pattern="^/")]
+    name: str | None = None
+    trust: bool = False
+    state: bool = True
+    python: Annotated[str, Meta(min_length=1)] | None = None
+    cwd: Annotated[str, Meta(pattern="^/")] | None = None
+    env: dict[str, str] | None = None
+
+
 class InterruptRequest(_Request, frozen=True):
     """Which execution (None: the running one) and how long to wait for it to yield."""
 
@@ -422,6 +436,15 @@ class OutputMatches(Struct, frozen=True):
     find: str
     offsets: list[int]
     more: bool
+
+
+class Imported(Struct, frozen=True):
+    """An imported session: how many executions came, whether its variables did, and what is not as it was."""
+
+    session: Session
+    executions: int
+    has_state: bool
+    notes: list[str]
 
 
 PruneReason = Literal["age", "count", "size"]

@@ -34,6 +34,7 @@ from omega_sessiond.messages import (
     Execution,
     ForkRequest,
     Id,
+    ImportRequest,
     InputRequest,
     InspectRequest,
     InterruptRequest,
@@ -94,6 +95,10 @@ class OutputQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 class TimelineQuery(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 200
+
+
+class ExportQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    state: bool = False
 
 
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -286,6 +291,16 @@ async def is_complete(service: Service, call: Call) -> Any:
     return await service.is_complete(call.params[0], call.body)
 
 
+def export(service: Service, call: Call) -> Any:
+    return Stream(service.transfer.export(call.params[0], with_state=call.query.state))
+
+
+async def import_(service: Service, call: Call) -> Any:
+    imported = await service.transfer.take_in(call.body)
+    location = (("Location", f"/api/sessions/{imported.session.name}"),)
+    return Reply(201, msgspec.json.encode(imported) + b"\n", headers=location)
+
+
 async def prune(service: Service, call: Call) -> Any:
     return await service.prune(call.body)
 
@@ -398,6 +413,8 @@ ROUTES = (
     Route("GET", _EXECUTIONS + "/{id}", execution, query=ExecutionQuery),
     Route("GET", _EXECUTIONS + "/{id}/output", output, query=OutputQuery),
     Route("GET", _EXECUTIONS + "/{id}/data/{n}", data),
+    Route("GET", _SESSION + "/export", export, query=ExportQuery),
+    Route("POST", "/api/import", import_, body=ImportRequest),
     Route("POST", "/api/prune", prune, body=PruneRequest, body_is_optional=True),
     Route("GET", "/metrics", metrics),
     Route("GET", "/api/events", events, query=EventsQuery),

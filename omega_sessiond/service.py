@@ -84,6 +84,7 @@ from omega_sessiond.parts import PartRecord
 from omega_sessiond.pool import Pool
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
+from omega_sessiond.transfer import Transfer
 
 log = logging.getLogger("omega_sessiond.service")
 
@@ -129,6 +130,7 @@ class Service:
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
         self._pool = Pool(settings, self._keeper)
         self.states = States(settings, journal, self._keeper, self)
+        self.transfer = Transfer(settings, journal, self._keeper, self)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
@@ -156,8 +158,9 @@ class Service:
         if live is None:
             _check_name(name)
             raise SessionNotFound
-        if live.is_deleted:
-            raise SessionBusy(f"Session '{name}' is being deleted", hint="Try again in a moment.")
+        if live.is_deleted or live.is_arriving:
+            doing = "deleted" if live.is_deleted else "imported"
+            raise SessionBusy(f"Session '{name}' is being {doing}", hint="Try again in a moment.")
         return live
 
     def sessions(

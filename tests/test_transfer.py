@@ -1,0 +1,189 @@
+"""Sessions as files: what is exported comes back elsewhere, and what a file says is not believed without asking."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ctl import Omegactl, whatever_it_starts
+from isolation import Place
+from life import Life
+
+PICTURE = """
+class Picture:
+    def _repr_png_(self): return b"\\x89PNG fake"
+    def __repr__(self): return "picture"
+Picture()
+"""
+
+
+def lines(life: Life, name: str, query: str = "") -> list[dict[str, object]]:
+    answer = life.call("GET", f"/api/sessions/{name}/export{query}")
+    assert answer.status == 200, answer
+    return [json.loads(line) for line in answer.body.splitlines()]
+
+
+def put(place: Place, exported: list[dict[str, object]]) -> str:
+    file = place.home / "session.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in exported))
+    return str(file)
+
+
+def test_history_comes_back_as_it_was(life: Life, place: Place) -> None:
+    """An imported session has the same executions, with output, rich parts, errors and times, under ids of its own."""
+    life.run("work", "print('grüß'); 6 * 7")
+    life.run("work", "1 / 0")
+    life.run("work", PICTURE)
+    before = life.history("work")
+    answer = life.call("POST", "/api/import", {"file": put(place, lines(life, "work")), "name": "copy"})
+    assert answer.status == 201, answer
+    assert (answer.json["executions"], answer.json["has_state"]) == (3, False)
+    after = life.history("copy")
+    own = {"id", "session", "data"}
+    for old, new in zip(before, after, strict=True):
+        assert {key: old[key] for key in old if key not in own} == {key: new[key] for key in new if key not in own}
+        assert new["id"] > before[-1]["id"]
+    assert after[2]["data"][0]["mime"] == "image/png"
+    assert life.call("GET", after[2]["data"][0]["href"]).body == b"\x89PNG fake"
+    fresh = life.run("copy", "'x' in globals()")
+    assert (fresh["result"], fresh["lost"]["reason"]) == ("False", "imported without its variables")
+
+
+def test_variables_come_along_only_from_who_is_trusted(life: Life, place: Place) -> None:
+    """A file with saved variables is refused without trust, taken without them when told so, and whole with trust."""
+    life.run("work", "def f(n): return n + 1\nx = [1, 2]")
+    assert life.call("POST", "/api/sessions/work/save").status == 200
+    file = put(place, lines(life, "work", "?state=true"))
+    refused = life.call("POST", "/api/import", {"file": file, "name": "copy"})
+    assert (refused.status, refused.code) == (400, "foreign_state")
+    assert life.call("GET", "/api/sessions/copy").status == 404
+    assert life.call("POST", "/api/import", {"file": file, "name": "bare", "state": False}).status == 201
+    taken = life.call("POST", "/api/import", {"file": file, "name": "copy", "trust": True})
+    assert taken.json["has_state"] is True
+    assert life.session("copy")["state"] == "hibernated"
+    woken = life.run("copy", "f(x[1])")
+    assert woken["result"] == "3"
+    assert woken["resumed_from"] is not None
+    assert "x" not in life.run("bare", "dir()")["result"]
+
+
+def test_export_without_saved_variables_says_so(life: Life) -> None:
+    """Asking for variables that are not saved is an error with the next step."""
+    life.call("POST", "/api/sessions", {"name": "work"})
+    answer = life.call("GET", "/api/sessions/work/export?state=true")
+    assert (answer.status, answer.code) == (400, "invalid_field")
+    assert "omegactl save" in answer.json["hint"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"),
+    [
+        (lambda file: file[1:], "invalid_import"),
+        (lambda file: file[:-1], "invalid_import"),
+        (lambda file: [file[0], file[0], *file[1:]], "invalid_import"),
+        (lambda file: [*file[:2], *file[1:]], "invalid_import"),
+        (lambda file: [{**file[0], "format": 99}], "invalid_import"),
+        (lambda file: [{**file[0], "engine": "nonsense"}, *file[1:]], "invalid_field"),
+        (lambda file: [{**file[0], "name": "../x"}, *file[1:]], "invalid_name"),
+        (
+            lambda file: [file[0], {"t": "output", "seq": 0, "id": 5, "s": "stdout", "off": 0, "text": "x"}],
+            "invalid_import",
+        ),
+        (lambda file: [file[0], {"t": "execution", "id": 1, "command": "x", "status": "running"}], "invalid_import"),
+        (lambda file: [*file[:-1], {"t": "unheard"}], "invalid_import"),
+        (lambda file: [], "invalid_import"),
+    ],
+    ids=[
+        "headless",
+        "torn",
+        "two heads",
+        "twice",
+        "later",
+        "engine",
+        "name",
+        "misplaced",
+        "status",
+        "unknown",
+        "empty",
+    ],
+)
+def test_wrong_files_leave_nothing(
+    life: Life, place: Place, harm: Callable[..., list[dict[str, object]]], code: str
+) -> None:
+    """A file that is not as it was written is refused in words, and no part of it stays."""
+    life.run("work", "1")
+    exported = lines(life, "work")
+    life.call("DELETE", "/api/sessions/work")
+    answer = life.call("POST", "/api/import", {"file": put(place, harm(exported))})
+    assert (answer.status, answer.code) == (400, code)
+    assert life.get("/api/sessions") == []
+
+
+def test_tampered_variables_are_refused(life: Life, place: Place) -> None:
+    """A state whose bytes are not those of its checksum is not taken, whoever is trusted."""
+    life.run("work", "x = 1")
+    life.call("POST", "/api/sessions/work/save")
+    exported = lines(life, "work", "?state=true")
+    for line in exported:
+        if line["t"] == "piece" and line["file"] == "state":
+            line["body"] = "AAAA" + str(line["body"])[4:]
+    answer = life.call("POST", "/api/import", {"file": put(place, exported), "name": "copy", "trust": True})
+    assert (answer.status, answer.code) == (400, "invalid_import")
+    assert [session["name"] for session in life.get("/api/sessions")] == ["work"]
+
+
+def test_files_that_cannot_be_read(life: Life, place: Place) -> None:
+    """A missing file, a directory and a name that is taken are told apart."""
+    assert life.call("POST", "/api/import", {"file": "/nowhere/x"}).code == "invalid_field"
+    assert life.call("POST", "/api/import", {"file": str(place.home)}).code == "invalid_field"
+    assert life.call("POST", "/api/import", {"file": "relative"}).code == "invalid_field"
+    life.run("work", "1")
+    assert life.call("POST", "/api/import", {"file": put(place, lines(life, "work"))}).code == "session_exists"
+
+
+# ---- the command line ----
+
+
+@pytest.fixture
+def omegactl(place: Place) -> Iterator[Omegactl]:
+    with whatever_it_starts(place) as command:
+        yield command
+
+
+def test_command_line_carries_a_session(omegactl: Omegactl, place: Place) -> None:
+    """export writes a new file, import makes a session of it that goes on where the other was."""
+    omegactl("exec", "work", "-c", "x = 41")
+    omegactl("save", "work")
+    file = str(place.home / "work.jsonl")
+    assert "1 executions, its variables" in omegactl("export", "work", "--state", "-o", file).err
+    assert Path(file).stat().st_mode & 0o777 == 0o600
+    again = omegactl("export", "work", "-o", file)
+    assert again.code == 2
+    assert "-f" in again.err
+    assert "--trust" in omegactl("import", file, "copy").err
+    assert omegactl("import", file, "copy", "--trust").code == 0
+    assert omegactl("exec", "copy", "-c", "x + 1").out == "42\n"
+    assert json.loads(omegactl("export", "copy").out.splitlines()[0])["name"] == "copy"
+
+
+def test_notebook(omegactl: Omegactl, place: Place) -> None:
+    """A notebook has a cell for each command, with what it printed, showed and raised, as Jupyter's format says."""
+    omegactl("exec", "work", "-c", "print('hello'); 6 * 7")
+    omegactl("exec", "work", "-c", "1 / 0")
+    omegactl("exec", "work", "-c", PICTURE)
+    file = place.home / "work.ipynb"
+    assert omegactl("export", "work", "--notebook", "-o", str(file)).code == 0
+    notebook = json.loads(file.read_text())
+    nbformat.validate(notebook)
+    first, second, third = notebook["cells"]
+    assert [output["output_type"] for output in first["outputs"]] == ["stream", "execute_result"]
+    assert first["outputs"][1]["data"] == {"text/plain": "42"}
+    assert second["outputs"][0]["ename"] == "ZeroDivisionError"
+    picture = base64.b64encode(b"\x89PNG fake").decode()
+    assert third["outputs"][0]["data"] == {"text/plain": "picture", "image/png": picture}
+    assert omegactl("export", "work", "--notebook", "--state", "-o", str(file)).code == 2
