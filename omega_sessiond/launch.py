@@ -181,8 +181,7 @@ class Launcher:
             failed = " ".join(unit.name for unit in units if unit.active == "failed")
             raise DaemonUnreachable(
                 f"The service has failed: {failed}",
-                hint=f"See 'omegactl logs', then: systemctl --user reset-failed {manager.SERVICE} {manager.SOCKET} && "
-                f"systemctl --user start {manager.SOCKET}",
+                hint="See 'omegactl logs', then: omegactl service reset-failed",
             )
         if units.are_changing:
             return

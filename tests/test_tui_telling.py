@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omega_sessiond import messages
 from tui.roles import ASCII, ROLES, UNICODE
 from tui.telling import line, plain, told
 
 CONTROLS = [chr(code) for code in (*range(32), *range(0x7F, 0xA0))]
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
+KINDS: list[tuple[dict[str, object], str]] = [
         ({"kind": "session_created", "engine": "python", "labels": {}}, "created, engine python"),
         ({"kind": "session_changed", "state": "dead", "state_reason": "out of memory"}, "dead: out of memory"),
         ({"kind": "session_deleted"}, "removed with its history"),
@@ -30,9 +29,26 @@ CONTROLS = [chr(code) for code in (*range(32), *range(0x7F, 0xA0))]
         ),
         ({"kind": "late_output", "text": "done\n"}, "printed after its command had ended: done"),
         ({"kind": "gap", "id": 9, "since": 3, "oldest_id": 9}, "what happened between 3 and 9 is no longer kept"),
-        ({"kind": "snapshot_made", "id": 4, "label": "before"}, 'snapshot_made {"label": "before"}'),
-    ],
-)  # fmt: skip
+        ({"kind": "new", "id": 4, "label": "before"}, 'new {"label": "before"}'),
+        (
+            {"kind": "session_created", "engine": "python", "labels": {}, "parent": {"session": "base"}},
+            "created, engine python, a fork of base",
+        ),
+        ({"kind": "data", "execution_id": 7, "part": {"n": 0, "mime": "image/png"}}, "7 showed image/png"),
+        (
+            {"kind": "history_pruned", "executions": 3, "outputs": 1, "bytes": 4096, "up_to_id": 9, "reasons": []},
+            "history went, to keep it within its limits: 3 executions and 1 outputs of others, 4.0K",
+        ),
+]  # fmt: skip
+
+
+def test_no_kind_is_forgotten() -> None:
+    """Every kind of event that the daemon has is told in a sentence of its own here."""
+    kinds = {kind.__struct_config__.tag for kind in messages.Event.__subclasses__()}
+    assert kinds <= {fields["kind"] for fields, _ in KINDS}
+
+
+@pytest.mark.parametrize(("fields", "words"), KINDS)
 def test_each_kind_is_told(fields: dict[str, object], words: str) -> None:
     """An event is one sentence; one of a kind that is not known shows its fields."""
     assert told(fields).words == words

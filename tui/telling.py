@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from omega_sessiond.screen import duration
+from omega_sessiond.screen import duration, size
 from omega_sessiond.terminal import one_line
 from tui.roles import Glyphs, look_of
 
@@ -45,6 +45,9 @@ def told(event: Json) -> Told:
 def _told(event: Json) -> Told:
     match event:
         case {"kind": "session_created", "engine": engine}:
+            match event.get("parent"):
+                case {"session": parent}:
+                    return Told("changing", "+", "+", f"created, engine {engine}, a fork of {parent}")
             return Told("changing", "+", "+", f"created, engine {engine}")
         case {"kind": "session_deleted"}:
             return Told("dead", "-", "-", "removed with its history")
@@ -67,6 +70,11 @@ def _told(event: Json) -> Told:
             took = event.get("duration_ms")
             after = f" after {duration(took / 1000)}" if isinstance(took, int | float) else ""
             return Told(*outcome, f"{number} {status}{reason}{after}")
+        case {"kind": "data", "execution_id": number, "part": {"mime": mime}}:
+            return Told("busy", "◐", "*", f"{number} showed {mime}")
+        case {"kind": "history_pruned", "executions": executions, "outputs": outputs, "bytes": int(freed)}:
+            gone = f"{executions} executions and {outputs} outputs of others, {size(freed)}"
+            return Told("changing", "-", "-", f"history went, to keep it within its limits: {gone}")
         case {"kind": "late_output", "text": text}:
             return Told("changing", "·", ".", f"printed after its command had ended: {text}")
         case {"kind": "gap", "since": since, "oldest_id": oldest}:
