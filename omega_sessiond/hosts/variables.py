@@ -182,7 +182,7 @@ def _make_pickler(cloudpickle: Any, namespace: Namespace) -> Any:
         )
 
         def __init__(self, file: Any) -> None:
-            super().__init__(file, protocol=5 if sys.version_info >= (3, 8) else 4)
+            super().__init__(file, protocol=5)
             self.globals_ref[id(namespace)] = _TheNamespace()
 
         def reducer_override(self, obj: Any) -> Any:
@@ -193,15 +193,14 @@ def _make_pickler(cloudpickle: Any, namespace: Namespace) -> Any:
         def _dynamic_function_reduce(self, func: Any) -> Any:
             if func.__globals__ is not namespace:
                 return super()._dynamic_function_reduce(func)
-            state, slots = plain_state(types.FunctionType(func.__code__, {}, closure=func.__closure__))
+            _, slots = plain_state(types.FunctionType(func.__code__, {}, closure=func.__closure__))
             for name in ("__name__", "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__"):
                 slots[name] = getattr(func, name)
             slots["__doc__"] = func.__doc__
-            state = dict(vars(func))
             return (
                 cloudpickle._make_function,
                 self._function_getnewargs(func),
-                (state, slots),
+                (dict(vars(func)), slots),
                 None,
                 None,
                 cloudpickle._function_setstate,
@@ -292,13 +291,19 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
     before = dict(namespace)
     path, directory, environment = list(sys.path), _directory(), dict(os.environ)
 
+    borrowed: List[types.ModuleType] = []
+
     class Unpickler(pickle.Unpickler):  # type: ignore[misc]
         def find_class(self, module: str, name: str) -> Any:
-            return getattr(lend(lent), name) if module == LENT_NAME else super().find_class(module, name)
+            if module != LENT_NAME:
+                return super().find_class(module, name)
+            if not borrowed:  # plain values do without it, and wake sooner
+                borrowed.append(lend(lent))
+            return getattr(borrowed[0], name)
 
     try:
         with open(file, "rb") as stored:
-            values = _Plain(stored).load()
+            values = _plain(stored).load()
             extra: Dict[str, Any] = values.pop("extra")
             lost = Surroundings(**values).restore(namespace)
             variables: Namespace = Unpickler(stored).load()
@@ -317,7 +322,7 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
     return extra, lost
 
 
-def _Plain(stored: BinaryIO) -> Any:
+def _plain(stored: BinaryIO) -> Any:
     """An unpickler of plain values: these need no code of anybody's."""
     pickle: Any = border.import_late("_pickle")
 
