@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_copy_has_everything_and_goes_its_own_way(life: Life) -> None:
         "mine\nchild\n2\n"
     )
     assert copy["id"] != life.session("a")["id"]
+    shown = Path(f"/proc/{copy['pid']}/cmdline").read_bytes().rstrip(b"\0")
+    assert shown.endswith(f"{copy['id']}/launch.json".encode())
     assert (copy["state"], copy["execution_count"], copy["pid"]) == ("idle", 0, life.session("b")["pid"])
 
 

@@ -22,16 +22,13 @@ from importlib import import_module
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from omega_sessiond import wire
+from omega_sessiond.hosts import title
 
 MAX_FDS = 8
 FD_BYTES = 4
 
 PRELOAD_S = 120
 """An import that takes longer hangs: SIGALRM ends the server, and the daemon starts one without it."""
-
-ARG_START, ARG_END = 45, 46
-"""Where its arguments lie in a process's memory: fields of /proc/PID/stat behind the command, which is the second.
-Source: proc_pid_stat(5)."""
 
 Mark = Optional[Tuple[int, int, int]]
 
@@ -66,7 +63,7 @@ class ForkServer:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(self._out, select.POLLIN)
-        self._title = _title_place()
+        self._title = title.place()
         self._sigchld = signal.signal(signal.SIGCHLD, _wake)
         signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
         self._sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the daemon's terminal is the daemon's
@@ -240,9 +237,9 @@ class ForkServer:
 class Spare:
     """A child that is nobody's host yet. It ends when its daemon does not want it any more."""
 
-    def __init__(self, connection: _socket.socket, title: Tuple[int, int], environment: Dict[str, str]) -> None:
+    def __init__(self, connection: _socket.socket, where: title.Place, environment: Dict[str, str]) -> None:
         self._sock = connection
-        self._title = title
+        self._title = where
         self._environment = environment
 
     def wait(self) -> Birth:
@@ -259,23 +256,8 @@ class Spare:
             _take_environment(self._environment, launch["env"])
         except Exception as error:  # the outermost edge, as in main
             tell(str(order["birth_log"]), error)
-        self._rename([sys.executable, sys.argv[0], str(order["launch"])])
+        title.put([sys.executable, sys.argv[0], str(order["launch"])], self._title)
         return Birth(launch, listener, trouble, str(order["birth_log"]))
-
-    def _rename(self, arguments: List[str]) -> None:
-        """Give the process the arguments it would have been started with, for those who look at it from outside."""
-        if hasattr(sys, "orig_argv"):
-            sys.orig_argv[:] = arguments
-        start, size = self._title
-        text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
-        try:
-            memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(memory, text[: size - 1].ljust(size, b"\0"), start)
-            finally:
-                os.close(memory)
-        except OSError:
-            pass  # for people only
 
 
 def receive(sock: _socket.socket) -> Tuple[wire.Frame, List[int]]:
@@ -382,10 +364,3 @@ def _stat(pid: str) -> List[bytes]:
 
 def _start_time(pid: int) -> int:
     return int(_stat(str(pid))[19])
-
-
-def _title_place() -> Tuple[int, int]:
-    """Where our arguments lie, and how many bytes they have."""
-    fields = _stat("self")
-    start, end = int(fields[ARG_START]), int(fields[ARG_END])
-    return start, end - start

@@ -14,7 +14,7 @@ import os
 import time
 from typing import List, Protocol, Set
 
-from omega_sessiond.hosts import obstacles
+from omega_sessiond.hosts import obstacles, title
 from omega_sessiond.hosts.outbox import MSG_NOWAIT
 from omega_sessiond.wire import Frame
 
@@ -72,7 +72,7 @@ class Twins:
             self.is_forking = False
         if pid == 0:
             hand.close()
-            self._go_on(launch, listener, leash)
+            self._go_on(launch, str(order["launch"]), listener, leash)
             return {}
         leash.close()
         listener.close()
@@ -94,7 +94,7 @@ class Twins:
         hand.close()
         return answer
 
-    def _go_on(self, launch: Frame, listener: _socket.socket, leash: _socket.socket) -> None:
+    def _go_on(self, launch: Frame, launch_file: str, listener: _socket.socket, leash: _socket.socket) -> None:
         """In the child."""
         try:
             allowed = leash.recv(1) == b"!"
@@ -104,6 +104,8 @@ class Twins:
             os.setsid()
             self.pids.clear()
             self._host.become(launch, listener)
+            arguments = [launch_file if one.endswith("/launch.json") else one for one in title.shown()]
+            title.put(arguments, title.place())
         except BaseException as error:  # the outermost edge of this process: it is nobody's host, and must not seem one
             self._host.report("the copy of a session failed: %r" % error)
             os._exit(1)
