@@ -123,6 +123,17 @@ ACTIONS: tuple[Action, ...] = (
     Action("quit", "q,ctrl+q", "Quit", "leave the dashboard; sessions go on", "Program", deeds.leave, in_footer=True),
 )  # fmt: skip
 
+BOX_KEYS = (
+    ("⏎", "Run", "where the engine calls it complete; else a new line"),
+    ("^J", "Run as it is", "complete or not"),
+    ("Tab", "Complete", "from the session"),
+    ("↑ ↓", "History", "at the first and the last line"),
+    ("^C", "Copy", "what is selected; where nothing is, interrupt"),
+    ("^D", "End of file", "as the answer to a question"),
+    ("Esc", "Leave", "back to the transcript or the list"),
+)
+"""What keys mean where one writes. They stay as they are: the box takes all others as text."""
+
 BY_ID = {action.id: action for action in ACTIONS}
 
 KEY_NAMES = {

@@ -28,7 +28,7 @@ from omega_sessiond.errors import OmegaError
 from omega_sessiond.target import Target
 from omega_sessiond.terminal import one_line
 from tui import deeds, past, pictures, scopelog
-from tui.actions import ACTIONS, BY_ID, Action, shown_keys
+from tui.actions import ACTIONS, BOX_KEYS, BY_ID, Action, shown_keys
 from tui.ascii import AsciiSigns
 from tui.errands import Errands
 from tui.feed import Feed, Hello, Listing, Standing
@@ -490,16 +490,11 @@ class Dashboard(App[int]):
             self.main.focus_table()
 
     def open_help(self) -> None:
-        text = Text()
-        for group in dict.fromkeys(action.group for action in ACTIONS):
-            text.append(f"{group}\n", "bold")
-            for action in ACTIONS:
-                if action.group == group:
-                    text.append(f"  {shown_keys(self.keys_of(action)):<12}", "bold")
-                    text.append(f"{action.label:<12}")
-                    text.append(f"{action.help}\n", "dim")
-            text.append("\n")
-        self.push_screen(Help(text))
+        groups: dict[str, list[tuple[str, str, str]]] = {}
+        for action in ACTIONS:
+            row = (shown_keys(self.keys_of(action)), action.label, action.help)
+            groups.setdefault(action.group, []).append(row)
+        self.push_screen(Help({**groups, "In the box": BOX_KEYS}))
 
     # ---- the box ----
 

@@ -79,13 +79,18 @@ class Trouble(ModalScreen[None]):
 
 
 class Help(ModalScreen[None]):
-    """All keys, by group."""
+    """All keys, by group: the key, what it is called, and what it does."""
 
     BINDINGS = [("escape,q,question_mark,f1", "dismiss", "Close")]
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[tuple[str, str, str]]]) -> None:
         super().__init__()
-        self._text = text
+        self._text = Text()
+        for group, rows in groups.items():
+            self._text.append(f"{group}\n", "bold")
+            for keys, label, help in rows:
+                self._text.append(f"  {keys:<12}", "bold").append(f"{label:<12}").append(f"{help}\n", "dim")
+            self._text.append("\n")
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog -help"):
