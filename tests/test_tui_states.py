@@ -292,3 +292,23 @@ def test_execution_of_unknown_outcome(life: Life) -> None:
             await dashboard.sees("✗ dead")
 
     run(story())
+
+
+def test_daemon_that_does_not_answer_holds_nobody_back(life: Life) -> None:
+    """A daemon that is stopped in the middle keeps the dashboard from showing news, and not from being left."""
+    life.execute("work", "x = 1")
+    pid = life.server_pid()
+
+    async def story() -> None:
+        async with driven(size=WIDE) as dashboard:
+            await dashboard.sees("work")
+            os.kill(pid, signal.SIGSTOP)
+            await dashboard.press("j", "2")
+            await dashboard.sees("interpreter")
+            await dashboard.press("q")
+            await dashboard.until(lambda: dashboard.app.return_value == 0, "it is left")
+
+    try:
+        run(story())
+    finally:
+        os.kill(pid, signal.SIGCONT)

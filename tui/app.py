@@ -24,7 +24,7 @@ from textual.screen import ModalScreen
 from textual.timer import Timer
 
 from omega_sessiond.client import Client, session_path
-from omega_sessiond.errors import OmegaError
+from omega_sessiond.errors import InternalError, OmegaError
 from omega_sessiond.target import Target
 from omega_sessiond.terminal import one_line
 from tui import deeds, past, pictures, scopelog
@@ -58,6 +58,8 @@ SAMPLE_S = 2.0
 """How often the sessions on the screen are asked what they use."""
 
 COMMANDS_KEPT = 500
+
+DEFECT = "This is a defect of the dashboard; please report it."
 
 PICTURE_COLUMNS = 64
 """A square picture of 16 rows has half as many; a wide one is worth a pane's width."""
@@ -407,6 +409,10 @@ class Dashboard(App[int]):
                 await doing()
             except OmegaError as error:
                 self.push_screen(Trouble(failure, error))
+            except Exception as error:  # an edge of the program: said by its kind, for its text may hold what was typed
+                self.push_screen(
+                    Trouble(failure, InternalError(f"{type(error).__name__} in the dashboard", hint=DEFECT))
+                )
 
         self.run_worker(guarded(), exit_on_error=False)
 

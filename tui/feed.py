@@ -31,8 +31,11 @@ from omega_sessiond.target import Target, managed_socket
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 """Asking systemd costs a process: often enough for a person who waits, seldom enough for one who sleeps."""
 
-HELD_EVENTS = 20_000
-"""Events held for the app; the daemon keeps what is not read, at no cost."""
+HELD_EVENTS, HELD_CHARS = 20_000, 16 * 1024 * 1024
+"""Events and their text held for the app, while it is paused for instance; the daemon keeps what is not read."""
+
+LEAVE_S = 1.0
+"""How long the end waits for the thread: a daemon that never answers holds nobody back."""
 
 NEVER = 2**62
 """An event id that is never reached: asked for what comes after it, the feed begins with a gap that names its end."""
@@ -72,6 +75,7 @@ class Feed:
         self._target = target
         self._wake = wake
         self._items: deque[Item] = deque()
+        self._chars = 0
         self._condition = threading.Condition()
         self._told = False
         self._stopping = False
@@ -85,11 +89,12 @@ class Feed:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; it does not come back from what it waits for otherwise."""
+        """End the thread, which does not come back from a stream by itself."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
-        while self._thread.is_alive():
+        end_at = time.monotonic() + LEAVE_S
+        while self._thread.is_alive() and time.monotonic() < end_at:
             if (client := self._client) is not None:
                 client.hang_up()
             self._thread.join(0.05)
@@ -104,6 +109,7 @@ class Feed:
         """What came, up to `limit`, in order; and whether there is more."""
         with self._condition:
             taken = [self._items.popleft() for _ in range(min(limit, len(self._items)))]
+            self._chars -= sum(_chars(item) for item in taken)
             has_more = bool(self._items)
             self._told = has_more
             self._condition.notify_all()
@@ -111,9 +117,10 @@ class Feed:
 
     def _put(self, item: Item) -> None:
         with self._condition:
-            while len(self._items) >= HELD_EVENTS and not self._stopping:
+            while (len(self._items) >= HELD_EVENTS or self._chars >= HELD_CHARS) and not self._stopping:
                 self._condition.wait()
             self._items.append(item)
+            self._chars += _chars(item)
             told, self._told = self._told, True
         if not told:
             self._wake()
@@ -176,6 +183,10 @@ class Feed:
             self._last_id = event["id"]
             if self._stopping:
                 return
+
+
+def _chars(item: Item) -> int:
+    return len(item.get("text") or "") if isinstance(item, dict) else 0
 
 
 def is_managed(target: Target) -> bool:
