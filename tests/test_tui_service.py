@@ -59,6 +59,25 @@ def test_the_background_process_is_managed(life: Life) -> None:
     run(story())
 
 
+def test_what_was_begun_is_logged_though_the_screen_is_left(life: Life) -> None:
+    """Who leaves the screen while a verb is carried out finds it in the log of commands all the same."""
+
+    async def story() -> None:
+        async with driven() as dashboard:
+            await dashboard.is_live()
+            await dashboard.press("S")
+            await stands(dashboard, "running")
+            await dashboard.press("r")
+            await confirm(dashboard, "Restart the daemon?")
+            await dashboard.press("escape")
+            await dashboard.until(lambda: dashboard.app.screen is dashboard.main, "the screen is left")
+            await dashboard.until(lambda: dashboard.app.command_log, "it is logged")
+            assert dashboard.app.command_log[-1].line == "omegactl service restart"
+            await dashboard.is_live()
+
+    run(story())
+
+
 def test_keys_that_make_no_sense_do_nothing(life: Life) -> None:
     """A verb that would change nothing is neither offered nor done when its key is pressed."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -27,6 +28,9 @@ from tui.modals import Confirm
 from tui.screens.live import LiveScreen
 from tui.standing import Condition, headline, keys_that_apply, table
 from tui.text import block, cell
+
+if TYPE_CHECKING:
+    from tui.app import Dashboard
 
 LOOK_S = 1.0
 """How often systemd is asked. It costs a process of 5 ms; twice as seldom, a change is seen late enough to doubt it."""
@@ -178,18 +182,20 @@ class ServiceScreen(LiveScreen):
             return
         if self.found is not None:
             self._doing = verb
-            self.run_worker(self._do(verb), group="do", exit_on_error=False)
+            # The app's worker, not ours: what was begun is carried out and logged though the screen has been left.
+            self.app.run_worker(self._do(verb, self.dashboard), exit_on_error=False)
 
-    async def _do(self, verb: Verb) -> None:
-        app = self.dashboard
+    async def _do(self, verb: Verb, app: Dashboard) -> None:
         words = ("service", verb)
         line = app.line(words)
         try:
-            if verb in ASKED and not await self._is_confirmed(verb, line):
-                return
+            if verb in ASKED:
+                question, consequence = ASKED[verb]
+                if not await app.confirm(Confirm(Text(question, style="bold"), consequence, verb.title(), line)):
+                    return
             self._tell(cell(f"$ {line} …", "bold"))
             try:
-                said = await asyncio.to_thread(lambda: control.look(self.dashboard.target).act(verb))
+                said = await asyncio.to_thread(lambda: control.look(app.target).act(verb))
                 style = "green"
             except OmegaError as error:
                 said, style = f"{error.message}\n{error.hint}".rstrip(), "red"
@@ -203,11 +209,9 @@ class ServiceScreen(LiveScreen):
         finally:
             self._doing = None
 
-    async def _is_confirmed(self, verb: Verb, line: str) -> bool:
-        question, consequence = ASKED[verb]
-        return await self.dashboard.confirm(Confirm(Text(question, style="bold"), consequence, verb.title(), line))
-
     def _tell(self, text: Text) -> None:
+        if not self.is_running:
+            return  # it has been left
         text.no_wrap = False
         self.query_one("#told", Static).update(text)
 
