@@ -142,6 +142,10 @@ class _Server:
         try:
             async with asyncio.timeout(SPARE_S):
                 return await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled() and (spare := waiting.result()) is not None:
+                self._spares.append(spare)  # it came in the very turn in which nobody wanted it any more
+            raise
         except TimeoutError:
             log.warning("fork server %d does not answer: killed", self.process.pid)
             self.process.kill()

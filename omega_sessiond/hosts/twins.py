@@ -67,6 +67,8 @@ class Twins:
         try:
             pid = os.fork()
         except OSError as error:
+            for one in (listener, leash, hand):
+                one.close()
             return {"failed": str(error)}
         finally:
             self.is_forking = False
