@@ -101,7 +101,8 @@ class Help(ModalScreen[None]):
 
 
 class Field:
-    """A line of a form: `value` is what stands there at first, `parse` raises ValueError with what is wrong."""
+    """A line of a form: `value` is what stands there at first, `hint` what stands in an empty one; one of `choices`
+    where there are any."""
 
     def __init__(self, name: str, label: str, value: str = "", hint: str = "", choices: Sequence[str] = ()) -> None:
         self.name = name

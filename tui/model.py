@@ -24,8 +24,6 @@ SAMPLES = 120
 EVENTS = 2_000
 """Events kept for the events screen."""
 
-QUEUED_COMMANDS = 100
-
 
 class Sample(NamedTuple):
     """What a session used at a time; `cpu` in cores since the sample before."""
@@ -98,7 +96,6 @@ class Model:
         self.is_listed = False
         self._changed: set[str] = set()
         self._membership_changed = False
-        self._commands: dict[int, str] = {}
 
     # ---- what has changed ----
 

@@ -70,7 +70,6 @@ class Tape:
         self.oldest_id: int | None = None
         """The first execution here; None where the session has run none, or nothing is loaded."""
         self.has_older = False
-        self.is_trimmed = False
         self._waiting: list[Json] = []
         self._commands: dict[int, str] = {}
         self._running: int | None = None
@@ -336,7 +335,7 @@ class Tape:
         if excess > TRIMMED_LINES:
             del self._lines[:excess]
             self.first += excess
-            self.has_older = self.is_trimmed = True
+            self.has_older = True
             self.oldest_id = next((line.execution_id for line in self._lines if line.execution_id), self.oldest_id)
 
 
