@@ -13,25 +13,28 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
 
 from textual.binding import Binding  # noqa: E402 - found by the path above
-from textual.screen import Screen  # noqa: E402
+from textual.widget import Widget  # noqa: E402
 
 from tui.actions import ACTIONS, shown_keys  # noqa: E402
 from tui.model import Session  # noqa: E402
 from tui.screens.events import EventsScreen  # noqa: E402
 from tui.screens.service import ServiceScreen  # noqa: E402
+from tui.statetabs import Snapshots, Timeline  # noqa: E402
 
 PAGE = CHECKOUT / "docs" / "tui.md"
 BEGIN, END = "<!-- made by docs/keys.py -->", "<!-- end of what docs/keys.py makes -->"
 
 TITLES = {"Session": "The selected session", "List": "The list", "View": "What is shown", "Program": "The program"}
-SCREENS: tuple[tuple[str, type[Screen[None]]], ...] = (
+SCREENS: tuple[tuple[str, type[Widget]], ...] = (
+    ("The snapshots tab", Snapshots),
+    ("The timeline tab", Timeline),
     ("The service screen", ServiceScreen),
     ("The events screen", EventsScreen),
 )
 
 
 def tables() -> str:
-    """All keys: by group, then by screen."""
+    """All keys: by group, then by tab and screen."""
     return "\n".join([*_groups(), *_screens()])
 
 

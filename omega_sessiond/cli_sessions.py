@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from omega_sessiond.cli_executions import report_stop
-from omega_sessiond.cli_state import checkpoint_words
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import OmegaError, SessionExists
 from omega_sessiond.invocation import Invocation, UsageError, creation_options
 from omega_sessiond.screen import Column, Screen, size
+from omega_sessiond.statewords import checkpoint_words
 
 Json = dict[str, Any]
 

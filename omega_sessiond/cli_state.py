@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from urllib.parse import quote
 
 from omega_sessiond.client import Json, session_path
 from omega_sessiond.invocation import Invocation
-from omega_sessiond.screen import Column, Screen, size
+from omega_sessiond.screen import Column, size
+from omega_sessiond.statewords import checkpoint_words, node_words, tree
 from omega_sessiond.terminal import one_line
-
-NAMED = 3
-"""How many of the things that a checkpoint lacks are named on one line."""
 
 
 def save(call: Invocation) -> int:
@@ -26,20 +23,6 @@ def save(call: Invocation) -> int:
         for obstacle in row["checkpoint"]["obstacles"]:
             call.screen.warn(one_line(f"in no checkpoint: {obstacle}"))
     return 0
-
-
-def checkpoint_words(checkpoint: Json | None) -> str:
-    """What is saved of a session, in a few words."""
-    if checkpoint is None:
-        return "nothing yet"
-    if checkpoint["id"] is None:
-        return f"nothing: {checkpoint['trouble']}"
-    lacking = [*sorted(checkpoint["left_out"]), *checkpoint["obstacles"]]
-    what = "whole" if checkpoint["complete"] else f"but for {', '.join(lacking[:NAMED])}"
-    if len(lacking) > NAMED:
-        what += f" and {len(lacking) - NAMED} more"
-    old = "" if checkpoint["is_current"] else ", not what came after it"
-    return f"{what}, after execution {checkpoint['execution_id']}, {size(checkpoint['size_bytes'])}{old}"
 
 
 # ---- snapshots ----
@@ -104,21 +87,6 @@ def restore(call: Invocation) -> int:
 
 # ---- the timeline ----
 
-MARKS = {
-    "execution": "·",
-    "snapshot": "◆ snapshot",
-    "restore": "↩ restored",
-    "wake": "↩ woken from",
-    "loss": "✗ lost",
-    "copy": "→ copied into",
-    "fork": "→ forked into",
-    "origin": "↳ forked from",
-}
-
-
-ASIDE = ("snapshot", "copy", "fork")
-"""What nothing of this session follows."""
-
 
 def timeline(call: Invocation) -> int:
     """omegactl timeline."""
@@ -126,35 +94,11 @@ def timeline(call: Invocation) -> int:
     path = f"{session_path(args.name)}/timeline"
     found = call.client.get(path if args.count is None else f"{path}?limit={args.count}")
     if call.form == "table":
-        for line in tree(call.screen, found["nodes"]):
+        for lead, node in tree(found["nodes"]):
+            line = lead + node_words(node, call.screen.when(node["at"]))
             call.screen.line(one_line(line)[: call.screen.width if call.screen.is_terminal else None])
     elif call.form == "json":
         call.screen.json(found)
     else:
         call.screen.rows(found["nodes"], [], "jsonl")
     return 0
-
-
-def tree(screen: Screen, nodes: list[Json]) -> Iterator[str]:
-    """The lines of a timeline: what went on stands below, what branched off stands to the right."""
-    children: dict[int | None, list[Json]] = {}
-    for node in nodes:
-        children.setdefault(node["parent"], []).append(node)
-    waiting = [(node, "") for node in reversed(children.get(None, []))]
-    while waiting:
-        node, lead = waiting.pop()
-        yield lead + _node_words(screen, node)
-        below = children.get(node["id"], [])
-        if below:
-            # The newest branch that ran something is the trunk.
-            trunk = next((one for one in reversed(below) if one["kind"] not in ASIDE), below[-1])
-            waiting.append((trunk, lead))
-            waiting += [(one, lead + "│ ") for one in reversed(below) if one is not trunk]
-
-
-def _node_words(screen: Screen, node: Json) -> str:
-    when = screen.when(node["at"])
-    if node["kind"] == "execution":
-        return f"{MARKS['execution']} {node['execution_id']}  {node['title']}  ({node['detail']}, {when})"
-    detail = f": {node['detail']}" if node["detail"] else ""
-    return f"{MARKS[node['kind']]} {node['title']}{detail}  ({when})"

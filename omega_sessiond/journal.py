@@ -170,7 +170,7 @@ _OUTPUT_FROM = (
 )
 _OWN_EVENTS = (
     "x.started_event_id, x.finished_event_id, x.queued_at, x.started_at, x.finished_at, x.status, x.reason,"
-    " x.duration_ms, x.execution_count, x.should_exit"
+    " x.duration_ms, x.execution_count, x.should_exit, x.resumed_from, x.lost"
 )
 """What `_own_event` tells an execution's events from, without the command."""
 _EVENTS = (
@@ -700,6 +700,8 @@ def _own_event(
     duration_ms: float | None,
     execution_count: int | None,
     should_exit: int,
+    resumed_from: str | None,
+    lost: str | None,
     command: str,
 ) -> bytes:
     """The body of the event that an execution's own row tells."""
@@ -707,7 +709,8 @@ def _own_event(
     if event_id == execution_id:
         event = ExecutionQueued(queued_at, session_id, name, execution_id, command)
     elif event_id == started_event_id:
-        event = ExecutionStarted(started_at, session_id, name, execution_id)
+        found = None if lost is None else _lost(lost)
+        event = ExecutionStarted(started_at, session_id, name, execution_id, resumed_from, found)
     else:
         assert event_id == finished_event_id
         event = ExecutionFinished(

@@ -563,7 +563,11 @@ class ExecutionQueued(Event, frozen=True):
 
 
 class ExecutionStarted(Event, frozen=True):
+    """`resumed_from` and `lost` as the execution has them."""
+
     execution_id: int
+    resumed_from: str | None = None
+    lost: Lost | None = None
 
 
 class InputRequested(Event, frozen=True):

@@ -222,12 +222,16 @@ async def zoom(dashboard: Driver, life: Life) -> None:
     await dashboard.until(lambda: dashboard.main.detail.display, "both are there")
 
 
-@does("tab_1", "tab_2", "tab_3")
+@does("tab_1", "tab_2", "tab_3", "tab_4", "tab_5")
 async def tabs(dashboard: Driver, life: Life) -> None:
     await dashboard.press("2")
     await dashboard.sees("interpreter")
     await dashboard.press("3")
     await dashboard.sees("Sessions have no scopes here")
+    await dashboard.press("4")
+    await dashboard.sees("No snapshots")
+    await dashboard.press("5")
+    await dashboard.sees("x = 41 (ok")
     await dashboard.press("1")
     await dashboard.sees("1> x = 41")
 
@@ -278,6 +282,33 @@ async def leave(dashboard: Driver, life: Life) -> None:
     await dashboard.press("q")
     await dashboard.until(lambda: dashboard.app.return_value == 0, "it is left")
     assert life.get("/api/sessions/work")["state"] == "idle"
+
+
+@does("fork")
+async def fork(dashboard: Driver, life: Life) -> None:
+    await dashboard.press("f")
+    await dashboard.until(lambda: dashboard.app.screen.query("#field-name"), "the form opens")
+    await dashboard.write("copy")
+    await dashboard.press("enter")
+    await dashboard.until(lambda: last_line(dashboard) == "omegactl fork work copy", "it is logged")
+    assert life.run("copy", "x")["result"] == "41"
+
+
+@does("snapshot", "restore", "save")
+async def keep(dashboard: Driver, life: Life) -> None:
+    await dashboard.press("w")
+    await dashboard.until(lambda: last_line(dashboard) == "omegactl save work", "it is logged")
+    await dashboard.press("s")
+    await dashboard.until(lambda: dashboard.app.screen.query("#field-name"), "the form opens")
+    await dashboard.write("first")
+    await dashboard.press("enter")
+    await dashboard.until(lambda: last_line(dashboard) == "omegactl snapshot work first", "it is logged")
+    life.run("work", "x = 0")
+    await dashboard.press("r")
+    await answer(dashboard, "ok")
+    await answer(dashboard, "yes")
+    await dashboard.until(lambda: last_line(dashboard) == "omegactl restore work first", "it is logged")
+    assert life.run("work", "x")["result"] == "41"
 
 
 @does("attach")

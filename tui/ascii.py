@@ -13,6 +13,7 @@ SIGNS = str.maketrans(
         **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛", "+"),
         **dict.fromkeys("█▇▆▅", "#"),
         "·": "-", "…": "~", "▸": ">", "▶": ">", "•": "*", "▼": "v", "▲": "^", "Ω": "O", "⏎": "<",
+        "◆": "*", "↩": "<", "✗": "x", "→": ">", "↳": "`",
     }
 )  # fmt: skip
 """Each takes one cell, as what it stands for does."""

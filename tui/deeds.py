@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rich.text import Text
 from textual.app import SuspendNotSupported
@@ -18,8 +19,9 @@ from textual.command import CommandPalette
 
 from omega_sessiond import manager
 from omega_sessiond.client import Client, session_path
-from omega_sessiond.errors import OmegaError, SessionNotFound
+from omega_sessiond.errors import CannotFork, OmegaError, SessionNotFound
 from omega_sessiond.invocation import creation_options
+from omega_sessiond.statewords import checkpoint_words
 from tui import forms
 from tui.modals import Confirm
 from tui.model import Session
@@ -130,9 +132,7 @@ def new(app: Dashboard) -> None:
         body = _creation(app, values)
         view = await app.ask(lambda client: client.post("/api/sessions", {"name": values["name"], **body}))
         app.log_command(tuple(form.words(values)), "created")
-        app.model.update(view)
-        app.publish()
-        app.select(view["id"])
+        _show_new(app, view)
 
     app.begin("Cannot create the session", doing)
 
@@ -188,6 +188,133 @@ def change_labels(app: Dashboard, session: Session) -> None:
         app.log_command(tuple(form.words(values)), "changed")
 
     app.begin(f"Cannot change the labels of {name}", doing)
+
+
+# ---- saved state ----
+
+
+def save(app: Dashboard, session: Session) -> None:
+    name = session.name
+
+    async def doing() -> None:
+        view = await app.ask(lambda client: client.post(f"{session_path(name)}/save", {}))
+        said = checkpoint_words(view["checkpoint"])
+        app.model.update(view)
+        app.publish()
+        app.log_command(("save", name), said)
+        app.tell(f"Saved {name}: {said}")
+
+    app.begin(f"Cannot save {name}", doing)
+
+
+def fork(app: Dashboard, session: Session) -> None:
+    """Copy the process; where that cannot be done, offer a copy of what is saved."""
+    name, id = session.name, session.id
+
+    async def doing() -> None:
+        form = forms.Fork(session)
+        values = await app.fill(form)
+        if values is None:
+            return
+        words, body = (*form.words(values),), {"name": values["name"]}
+        try:
+            view = await app.ask(lambda client: _same(client, name, id).post(f"{session_path(name)}/fork", body))
+        except CannotFork as refusal:
+            words = (*words, "--from-checkpoint")
+            consequence = (
+                f"{refusal.message}.\n\nA copy can be made of what is saved. It sleeps until its first command."
+            )
+            question = Confirm(cell(f"Fork what is saved of {name}?", "bold"), consequence, "Fork", app.line(words))
+            if session.engine != "python" or not await app.confirm(question):
+                raise
+            body_saved = {**body, "from_checkpoint": True}
+            view = await app.ask(lambda client: _same(client, name, id).post(f"{session_path(name)}/fork", body_saved))
+        _show_new(app, view)
+        app.log_command(words, "forked")
+
+    app.begin(f"Cannot fork {name}", doing)
+
+
+def _show_new(app: Dashboard, view: Json) -> None:
+    app.model.update(view)
+    app.publish()
+    app.select(view["id"])
+
+
+def snapshot(app: Dashboard, session: Session) -> None:
+    name, id = session.name, session.id
+
+    async def doing() -> None:
+        form = forms.NewSnapshot(session)
+        values = await app.fill(form)
+        if values is None:
+            return
+        body = {"name": values["name"], "note": values["note"], "tags": forms.tags_of(values["tags"])}
+        path = f"{session_path(name)}/snapshots"
+        made = await app.ask(lambda client: _same(client, name, id).post(path, body))
+        lacking = [*sorted(made["left_out"]), *made["obstacles"]]
+        said = f"after execution {made['execution_id']}" + (f", but for {', '.join(lacking)}" if lacking else "")
+        app.log_command(tuple(form.words(values)), said)
+        app.tell(f"Snapshot {made['name']} of {name}: {said}")
+        app.refresh_detail()
+
+    app.begin(f"Cannot make a snapshot of {name}", doing)
+
+
+def restore(app: Dashboard, session: Session) -> None:
+    restore_snapshot(app, session, None)
+
+
+def restore_snapshot(app: Dashboard, session: Session, snapshot: str | None) -> None:
+    """Go on from a snapshot, the newest where none is named; which and where to is asked."""
+    name, id = session.name, session.id
+    path = session_path(name)
+
+    async def doing() -> None:
+        found = await app.ask(lambda client: client.get(f"{path}/snapshots"))
+        if not found:
+            app.tell(f"{name} has no snapshots; s makes one")
+            return
+        form = forms.Restore(session, [row["name"] for row in reversed(found)], snapshot)
+        values = await app.fill(form)
+        if values is None:
+            return
+        words, into = tuple(form.words(values)), values["into"]
+        body = {"snapshot": values["snapshot"], **({"into": into} if into else {})}
+        if not into:
+            consequence = "Its variables are replaced by those of the snapshot. What it has now is kept as one first."
+            question = _question(f"Take {name} back to {values['snapshot']}?", session)
+            if not await app.confirm(Confirm(question, consequence, "Restore", app.line(words))):
+                return
+        done = await app.ask(lambda client: _same(client, name, id).post(f"{path}/restore", body))
+        kept = f" What it had is kept as snapshot {done['kept_as']}." if done["kept_as"] is not None else ""
+        app.log_command(words, done["note"] + kept)
+        app.tell(done["note"] + kept)
+        if into:
+            _show_new(app, done["session"])
+        else:
+            app.model.update(done["session"])
+            app.publish()
+            app.refresh_detail()
+
+    app.begin(f"Cannot restore {name}", doing)
+
+
+def delete_snapshot(app: Dashboard, session: Session, snapshot: str) -> None:
+    name, id = session.name, session.id
+    words = ("snapshot", name, "--delete", snapshot)
+
+    async def doing() -> None:
+        question = _question(f"Delete snapshot {snapshot} of {name}?", session)
+        consequence = "The state that it names is gone for good, unless another snapshot holds the same."
+        if not await app.confirm(Confirm(question, consequence, "Delete", app.line(words))):
+            return
+        path = f"{session_path(name)}/snapshots/{quote(snapshot, safe='')}"
+        await app.ask(lambda client: _same(client, name, id).request("DELETE", path))
+        app.log_command(words, "removed")
+        app.refresh_detail()
+
+    app.begin(f"Cannot delete snapshot {snapshot} of {name}", doing)
 
 
 def attach(app: Dashboard, session: Session) -> None:
@@ -279,6 +406,14 @@ def tab_2(app: Dashboard) -> None:
 
 def tab_3(app: Dashboard) -> None:
     app.open_tab(2)
+
+
+def tab_4(app: Dashboard) -> None:
+    app.open_tab(3)
+
+
+def tab_5(app: Dashboard) -> None:
+    app.open_tab(4)
 
 
 def open_service(app: Dashboard) -> None:

@@ -15,11 +15,15 @@ from textual.containers import Vertical
 from textual.widget import Widget
 from textual.widgets import Input
 
+from omega_sessiond.client import session_path
+from omega_sessiond.errors import OmegaError
+from tui import deeds
 from tui.info import Info
 from tui.lines import Choices, OneLine
 from tui.model import Session
 from tui.roles import look_of
 from tui.scopelog import ScopeLog
+from tui.statetabs import Snapshots, Timeline, WantsForget, WantsRestore
 from tui.table import shown_age
 from tui.tape import shown_duration
 from tui.text import cell
@@ -31,12 +35,16 @@ if TYPE_CHECKING:
 
 
 class Tab(NamedTuple):
-    """A tab: `make` builds its widget when it is first shown, `show` brings it up to the session."""
+    """A tab: `make` builds its widget when it is first shown, `show` brings it up to the session. `short` is its label
+    where there is no room for all. A `live` one follows its session; one that `takes_keys` has them when it opens."""
 
     id: str
     label: str
+    short: str
     make: Callable[[Detail], Widget]
     show: Callable[[Detail, Session], None]
+    is_live: bool = False
+    takes_keys: bool = False
 
 
 class Detail(Vertical):
@@ -49,6 +57,9 @@ class Detail(Vertical):
         self._heading: tuple[object, ...] | None = None
         self._box: tuple[Prompt, Answer] | None = None
         """Where one writes, once somebody has: one of the two is shown."""
+        self._read: tuple[str, str, int] | None = None
+        """Which tab was last read from the daemon, for which session in which version."""
+        self._is_reading = False
 
     @property
     def dashboard(self) -> Dashboard:
@@ -82,8 +93,8 @@ class Detail(Vertical):
         if self._box is not None:
             self._box[0].use(session.engine if session is not None else "")
             self._box[0].commands = self._history()
-        for log in self.query(ScopeLog):
-            log.clear()
+        for tab in self.query("ScopeLog, Snapshots, Timeline").results():
+            cast("ScopeLog | Snapshots | Timeline", tab).clear()
         self._show_session()
         if self.tab.id == "journal":
             self._show_tab()
@@ -102,7 +113,7 @@ class Detail(Vertical):
         session = self.session
         if session is not None:
             self._show_status(session)
-            if self.tab.id == "info":
+            if self.tab.is_live:
                 self.tab.show(self, session)
 
     def _show_session(self) -> None:
@@ -123,7 +134,7 @@ class Detail(Vertical):
             self._show_tabs()
         self._show_status(session)
         self._show_box(session)
-        if self.tab.id == "info":
+        if self.tab.is_live:
             self.tab.show(self, session)
 
     def _show_status(self, session: Session) -> None:
@@ -146,6 +157,8 @@ class Detail(Vertical):
             line.append(look.word)
             if session.used_at:
                 line.append(f" · last used {shown_age(self.dashboard.clock() - session.used_at)} ago", "dim")
+            if session.state == "hibernated":
+                line.append("  the next command wakes it", "dim")
         if session.queued:
             line.append(f" · {session.queued} queued")
         if unseen := self.transcript.unseen_lines:
@@ -165,12 +178,20 @@ class Detail(Vertical):
     # ---- tabs ----
 
     def _show_tabs(self) -> None:
+        line = self.query_one("#tabs", Choices)
+        labels, gap = [tab.label for tab in TABS], "  "
+        if line.size.width and sum(len(f"1 {label}{gap}") for label in labels) > line.size.width:
+            labels, gap = [tab.label if tab is self.tab else tab.short for tab in TABS], " "
         choices = []
-        for number, tab in enumerate(TABS, 1):
+        for number, (tab, label) in enumerate(zip(TABS, labels, strict=True), 1):
             text = Text(f"{number} ", "dim")
-            text.append(tab.label, "bold underline" if tab is self.tab else "")
+            text.append(label, "bold underline" if tab is self.tab else "")
             choices.append((tab.id, text))
-        self.query_one("#tabs", Choices).offer(choices, "   ")
+        line.offer(choices, gap)
+
+    def on_resize(self) -> None:
+        if self.session is not None:
+            self.call_after_refresh(self._show_tabs)
 
     def on_choices_chosen(self, event: Choices.Chosen) -> None:
         event.stop()
@@ -181,6 +202,8 @@ class Detail(Vertical):
         if number < len(TABS):
             self.tab = TABS[number]
             self._show_tab()
+            if self.tab.takes_keys or (self.has_focus_within and not self._has_box_focus):
+                self.call_after_refresh(self.query_one(f"#{self.tab.id}").focus)
 
     def _show_tab(self) -> None:
         wanted = self.query(f"#{self.tab.id}")
@@ -213,6 +236,50 @@ class Detail(Vertical):
         if session_id == self.session_id:
             for log in self.query(ScopeLog):
                 log.show(lines, is_reason)
+
+    def make_snapshots(self) -> Widget:
+        return Snapshots(self.dashboard.clock, id="snapshots")
+
+    def make_timeline(self) -> Widget:
+        return Timeline(self.dashboard.clock, id="timeline")
+
+    def show_read(self, session: Session) -> None:
+        """Read what the tab shows, when the session has changed since the last time."""
+        asked = (self.tab.id, session.id, session.version)
+        if self._is_reading or asked == self._read or self.dashboard.is_paused:
+            return
+        self._is_reading = True
+        path = f"{session_path(session.name)}/{self.tab.id}"
+
+        async def read() -> None:
+            try:
+                found = await self.dashboard.ask(lambda client: client.get(path))
+            except OmegaError:
+                return  # whether there is a daemon is said elsewhere; it is tried again
+            finally:
+                self._is_reading = False
+            self._read = asked
+            if session.id == self.session_id:
+                for widget in self.query(f"#{asked[0]}"):
+                    cast("Snapshots | Timeline", widget).show(found)
+
+        self.run_worker(read(), exit_on_error=False)
+
+    def reread(self) -> None:
+        """What is shown of saved state is not all any more."""
+        self._read = None
+        if self.tab.is_live and (session := self.session) is not None:
+            self.tab.show(self, session)
+
+    def on_wants_restore(self, event: WantsRestore) -> None:
+        event.stop()
+        if (session := self.session) is not None:
+            deeds.restore_snapshot(self.dashboard, session, event.snapshot)
+
+    def on_wants_forget(self, event: WantsForget) -> None:
+        event.stop()
+        if (session := self.session) is not None:
+            deeds.delete_snapshot(self.dashboard, session, event.snapshot)
 
     # ---- the box ----
 
@@ -299,9 +366,11 @@ class Detail(Vertical):
 
 
 TABS = (
-    Tab("transcript", "Transcript", lambda detail: detail.transcript, lambda detail, session: None),
-    Tab("info", "Info", Detail.make_info, Detail.show_info),
-    Tab("journal", "Journal", lambda detail: ScopeLog(id="journal"), Detail.show_journal),
+    Tab("transcript", "Transcript", "Text", lambda detail: detail.transcript, lambda detail, session: None),
+    Tab("info", "Info", "Info", Detail.make_info, Detail.show_info, is_live=True),
+    Tab("journal", "Journal", "Log", lambda detail: ScopeLog(id="journal"), Detail.show_journal),
+    Tab("snapshots", "Snapshots", "Snaps", Detail.make_snapshots, Detail.show_read, is_live=True, takes_keys=True),
+    Tab("timeline", "Timeline", "Tree", Detail.make_timeline, Detail.show_read, is_live=True, takes_keys=True),
 )
 """In the order of their numbers."""
 

@@ -1,4 +1,4 @@
-"""The forms of actions: a new session, limits, labels. Texts in, the API's values out; no requests."""
+"""The forms of actions: a new session, limits, labels, saved state. Texts in, the API's values out; no requests."""
 
 from __future__ import annotations
 
@@ -188,3 +188,75 @@ def _label_words(text: str) -> list[str]:
         return [word for key, value in labels_of(text).items() for word in ("--label", f"{key}={value}")]
     except ValueError:
         return []
+
+
+# ---- saved state ----
+
+
+def tags_of(text: str) -> list[str]:
+    """Words; quotes as in a shell. Raises ValueError."""
+    return shlex.split(text)
+
+
+class Fork(Form):
+    """A copy of a session, by its name."""
+
+    def __init__(self, session: Session) -> None:
+        self._session_name = session.name
+        title = Text("Fork ", "bold").append_text(cell(session.name, "bold"))
+        title.append("   a copy with everything in memory", "dim")
+        super().__init__(title, [Field("name", "name", "", "of the copy: letters, digits, . _ -")], "Fork")
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        return None if values["name"] else "The copy needs a name."
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        return ["fork", self._session_name, values["name"] or "COPY"]
+
+
+class NewSnapshot(Form):
+    """A name for a session's present state."""
+
+    def __init__(self, session: Session) -> None:
+        self._session_name = session.name
+        fields = [
+            Field("name", "name", "", "letters, digits, . _ -"),
+            Field("note", "note", "", "what it is, for people"),
+            Field("tags", "tags", "", "words: clean before-migration"),
+        ]
+        super().__init__(Text("Snapshot of ", "bold").append_text(cell(session.name, "bold")), fields, "Save")
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        if not values["name"]:
+            return "A snapshot needs a name."
+        try:
+            tags_of(values["tags"])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        words = ["snapshot", self._session_name, values["name"] or "SNAPSHOT"]
+        if values["note"]:
+            words += ["-m", values["note"]]
+        try:
+            return words + [word for tag in tags_of(values["tags"]) for word in ("--tag", tag)]
+        except ValueError:
+            return words
+
+
+class Restore(Form):
+    """Which snapshot, and the session that shall have it."""
+
+    def __init__(self, session: Session, snapshots: Sequence[str], chosen: str | None) -> None:
+        self._session_name = session.name
+        first = chosen if chosen is not None and chosen in snapshots else snapshots[0]
+        fields = [
+            Field("snapshot", "snapshot", first, "", snapshots),
+            Field("into", "into", "", "itself; or the name of a new session"),
+        ]
+        super().__init__(Text("Restore ", "bold").append_text(cell(session.name, "bold")), fields, "Restore")
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        into = ["--into", values["into"]] if values["into"] else []
+        return ["restore", self._session_name, values["snapshot"], *into]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -10,7 +11,8 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from omega_sessiond.screen import size
-from tui.model import Session
+from omega_sessiond.statewords import checkpoint_words
+from tui.model import Session, posix
 from tui.roles import Glyphs, look_of
 from tui.sparkline import sparkline
 from tui.table import shown_age
@@ -58,6 +60,9 @@ def described(session: Session, now: float, width: int, glyphs: Glyphs) -> Text:
     row("running", str(session.running_id or "-"))
     row("queued", str(session.queued))
     text.append("\n")
+    for name, value, style in _saved(session, now):
+        row(name, value, style)
+    text.append("\n")
     usage, limits = session.usage or {}, session.limits
     memory = f"{size(usage.get('memory_bytes'))} of {size(limits.get('memory_bytes'))}"
     row("memory", _with_line(memory, [sample.memory_bytes for sample in session.samples], width, glyphs))
@@ -75,6 +80,27 @@ def described(session: Session, now: float, width: int, glyphs: Glyphs) -> Text:
         if value is not None:
             row(name.replace("_", " "), json.dumps(value, ensure_ascii=False))
     return text
+
+
+def _saved(session: Session, now: float) -> Iterator[tuple[str, str, str]]:
+    """What is saved of it and what is not, where it comes from, and what has gone of its history."""
+    checkpoint, parent, pruned = session.checkpoint, session.parent, session.pruned
+    yield "saved", checkpoint_words(checkpoint), ""
+    if checkpoint is not None:
+        if checkpoint["at"] is not None:
+            yield "saved at", f"{shown_age(now - posix(checkpoint['at']))} ago", ""
+        for name, reason in sorted(checkpoint["left_out"].items()):
+            yield "left out", f"{name}: {reason}", "yellow"
+        for obstacle in checkpoint["obstacles"]:
+            yield "not saved", obstacle, "yellow"
+        if checkpoint["trouble"] and checkpoint["id"] is not None:
+            yield "last attempt", checkpoint["trouble"], "yellow"
+    if parent is not None:
+        after = "" if parent["execution_id"] is None else f" after execution {parent['execution_id']}"
+        yield "forked from", f"{parent['session']}{after}, {shown_age(now - posix(parent['at']))} ago", ""
+    if pruned is not None:
+        what = f"{pruned['executions']} executions, {pruned['outputs']} outputs, {size(pruned['bytes'])}"
+        yield "pruned", f"{what}, up to {pruned['up_to_id']}, {shown_age(now - posix(pruned['at']))} ago", ""
 
 
 def _with_line(figure: str, values: list[float | None] | list[int | None], width: int, glyphs: Glyphs) -> Text:

@@ -64,8 +64,10 @@ class LineList(Widget, Generic[R], can_focus=True):
         key = self._key(self.row) if self.row is not None and not self.is_following else None
         self._rows = rows
         if key is not None:
-            # Rows go at the top and come at the end: the cursor's has moved up, if it has moved at all.
-            for at in range(min(self._at, len(rows) - 1), -1, -1):
+            # Rows go at the top and come at the end: the cursor's has moved up, if it has moved at all. Where they
+            # also come between, it may be further down.
+            first = min(self._at, len(rows) - 1)
+            for at in (*range(first, -1, -1), *range(first + 1, len(rows))):
                 if self._key(rows[at]) == key:
                     self._top -= self._at - at
                     self._at = at

@@ -60,6 +60,9 @@ class Session:
     limits: Json = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     last_command: str | None = None
+    checkpoint: Json | None = None
+    parent: Json | None = None
+    pruned: Json | None = None
     extra: Json = field(default_factory=dict)
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     cpu_s: float | None = None
@@ -151,6 +154,8 @@ class Model:
         if session.state != "waiting_input":
             session.prompt = None
         session.limits, session.labels = view["limits"], view["labels"]
+        session.checkpoint, session.parent = view.get("checkpoint"), view.get("parent")
+        session.pruned = view.get("pruned")
         session.extra = {name: value for name, value in view.items() if name not in _KNOWN}
         if view["usage"] is not None:
             self._sample(session, view["usage"])
@@ -233,6 +238,7 @@ class Model:
         match event["kind"]:
             case "session_created":
                 session.engine, session.labels = event["engine"], event["labels"]
+                session.parent = event.get("parent")
                 session.created_at = session.used_at = at
             case "session_changed":
                 session.state, session.reason, session.pid = event["state"], event["state_reason"], event["pid"]
@@ -276,7 +282,8 @@ class Model:
 
 _KNOWN = frozenset(
     ("id", "name", "engine", "state", "state_reason", "pid", "python", "cwd", "created_at", "last_used_at",
-     "execution_count", "queue_length", "running_execution_id", "limits", "usage", "labels")
+     "execution_count", "queue_length", "running_execution_id", "limits", "usage", "labels",
+     "checkpoint", "parent", "pruned")
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ LOOKS = {
     "reconnecting": Look("changing", "◌", "~", "reconnect", 3),
     "interrupted": Look("warning", "⊘", "/", "intr", 4),
     "idle": Look("idle", "●", "o", "idle", 5),
-    "hibernated": Look("frozen", "❄", "z", "frozen", 6),
+    "hibernated": Look("frozen", "❄", "z", "hibernated", 6),
     "dead": Look("dead", "✗", "x", "dead", 7),
 }
 UNKNOWN = Look("changing", "·", ".", "unknown", 8)

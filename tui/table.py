@@ -48,7 +48,7 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("name", "NAME", 0, 0, False, lambda row: (row.name,)),
-    Column("state", "STATE", 10, 0, False, lambda row: (look_of(row.state).order, row.name)),
+    Column("state", "STATE", 12, 0, False, lambda row: (look_of(row.state).order, row.name)),
     Column("engine", "ENGINE", 8, 5, False, lambda row: (row.engine, row.name)),
     Column("mem", "MEM", 5, 2, True, lambda row: (-(row.memory_bytes or -1), row.name)),
     Column("cpu", "CPU", 5, 1, True, lambda row: (-(row.cpu if row.cpu is not None else -1.0), row.name)),

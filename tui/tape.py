@@ -197,8 +197,7 @@ class Tape:
             self._begin(id, execution["command"], count)
         else:
             self._add_command("", execution["command"], id)
-        if lost := execution["lost"]:
-            self._add(Line("warning", f"── the variables before this are lost: {lost['reason']} ──", id))
+        self._tell_state(execution, id)
         if item.omitted_bytes:
             self._add(Line("rule", f"── {item.omitted_bytes} bytes before this: omegactl output {id} ──", id))
         self._offset = item.end
@@ -230,6 +229,7 @@ class Tape:
                 self._commands[id] = event["command"]
             case "execution_started" if id != self._running:
                 self._begin(id, self._commands.pop(id, "…"), None if count is None else count + 1)
+                self._tell_state(event, id)
             case "output":
                 self._place(id, event["offset"], event["text"])
             case "data":
@@ -283,6 +283,15 @@ class Tape:
         if self.oldest_id is None:
             self.oldest_id = id
         self._add_command(str(count or ""), command, id)
+
+    def _tell_state(self, told: Json, id: int) -> None:
+        """What the command went on from, where that was not the state that the one before it had left."""
+        if saved := told.get("resumed_from"):
+            self._add(Line("rule", f"── resumed from checkpoint {saved} ──", id))
+        if lost := told.get("lost"):
+            names = lost["variables"]
+            what = "the variables before this are lost" if names == "all" else f"lost: {', '.join(names)}"
+            self._add(Line("warning", f"── {what}: {lost['reason']} ──", id))
 
     def _add_command(self, number: str, command: str, id: int) -> None:
         self._close()

@@ -58,7 +58,8 @@ def _told(event: Json) -> Told:
         case {"kind": "execution_queued", "execution_id": number, "command": command}:
             return Told("changing", "◌", "~", f"{number} queued: {command}")
         case {"kind": "execution_started", "execution_id": number}:
-            return Told("busy", "◐", "*", f"{number} started")
+            saved = event.get("resumed_from")
+            return Told("busy", "◐", "*", f"{number} started" + (f" from checkpoint {saved}" if saved else ""))
         case {"kind": "input_requested", "execution_id": number, "prompt": prompt}:
             return Told("warning", "?", "?", f"{number} asks: {prompt}")
         case {"kind": "input_answered", "execution_id": number}:

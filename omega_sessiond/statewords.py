@@ -1,0 +1,71 @@
+"""Saved state in words, for whoever shows it: what a checkpoint holds and lacks, and a timeline as the lines of a tree.
+
+Pure: what the API answers in, text out, as untrusted as what it was made of. Does not know where it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from omega_sessiond.screen import size
+
+Json = dict[str, Any]
+
+NAMED = 3
+"""How many of the things that a checkpoint lacks are named on one line."""
+
+MARKS = {
+    "execution": "·",
+    "snapshot": "◆ snapshot",
+    "restore": "↩ restored",
+    "wake": "↩ woken from",
+    "loss": "✗ lost",
+    "copy": "→ copied into",
+    "fork": "→ forked into",
+    "origin": "↳ forked from",
+}
+
+
+ASIDE = ("snapshot", "copy", "fork")
+"""What nothing of this session follows."""
+
+
+def checkpoint_words(checkpoint: Json | None) -> str:
+    """What is saved of a session, in a few words."""
+    if checkpoint is None:
+        return "nothing yet"
+    if checkpoint["id"] is None:
+        return f"nothing: {checkpoint['trouble']}"
+    lacking = [*sorted(checkpoint["left_out"]), *checkpoint["obstacles"]]
+    what = "whole" if checkpoint["complete"] else f"but for {', '.join(lacking[:NAMED])}"
+    if len(lacking) > NAMED:
+        what += f" and {len(lacking) - NAMED} more"
+    old = "" if checkpoint["is_current"] else ", not what came after it"
+    return f"{what}, after execution {checkpoint['execution_id']}, {size(checkpoint['size_bytes'])}{old}"
+
+
+def tree(nodes: list[Json]) -> Iterator[tuple[str, Json]]:
+    """The nodes of a timeline in the order of its lines, each with what leads its line: what went on stands below, what
+    branched off stands to the right."""
+    children: dict[int | None, list[Json]] = {}
+    for node in nodes:
+        children.setdefault(node["parent"], []).append(node)
+    waiting = [(node, "") for node in reversed(children.get(None, []))]
+    while waiting:
+        node, lead = waiting.pop()
+        yield lead, node
+        below = children.get(node["id"], [])
+        if below:
+            # The newest branch that ran something is the trunk.
+            trunk = next((one for one in reversed(below) if one["kind"] not in ASIDE), below[-1])
+            waiting.append((trunk, lead))
+            waiting += [(one, lead + "│ ") for one in reversed(below) if one is not trunk]
+
+
+def node_words(node: Json, when: str) -> str:
+    """What a node's line says behind its lead."""
+    if node["kind"] == "execution":
+        return f"{MARKS['execution']} {node['execution_id']}  {node['title']}  ({node['detail']}, {when})"
+    detail = f": {node['detail']}" if node["detail"] else ""
+    return f"{MARKS[node['kind']]} {node['title']}{detail}  ({when})"
