@@ -19,6 +19,7 @@ KINDS: list[tuple[dict[str, object], str]] = [
         ({"kind": "session_deleted"}, "removed with its history"),
         ({"kind": "execution_queued", "execution_id": 7, "command": "x = 1\nx"}, "7 queued: x = 1 x"),
         ({"kind": "execution_started", "execution_id": 7}, "7 started"),
+        ({"kind": "execution_started", "execution_id": 7, "resumed_from": "ab12"}, "7 started from checkpoint ab12"),
         ({"kind": "input_requested", "execution_id": 7, "prompt": "name? "}, "7 asks: name?"),
         ({"kind": "input_answered", "execution_id": 7, "text": "Ada"}, "7 was answered: Ada"),
         ({"kind": "input_answered", "execution_id": 7, "text": None}, "7 was answered"),

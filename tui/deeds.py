@@ -22,6 +22,7 @@ from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import CannotFork, OmegaError, SessionNotFound
 from omega_sessiond.invocation import creation_options
 from omega_sessiond.statewords import checkpoint_words
+from omega_sessiond.terminal import one_line
 from tui import forms
 from tui.modals import Confirm
 from tui.model import Session
@@ -221,9 +222,8 @@ def fork(app: Dashboard, session: Session) -> None:
             view = await app.ask(lambda client: _same(client, name, id).post(f"{session_path(name)}/fork", body))
         except CannotFork as refusal:
             words = (*words, "--from-checkpoint")
-            consequence = (
-                f"{refusal.message}.\n\nA copy can be made of what is saved. It sleeps until its first command."
-            )
+            offer = "A copy can be made of what is saved. It sleeps until its first command."
+            consequence = f"{one_line(refusal.message)}.\n\n{offer}"
             question = Confirm(cell(f"Fork what is saved of {name}?", "bold"), consequence, "Fork", app.line(words))
             if session.engine != "python" or not await app.confirm(question):
                 raise

@@ -6,6 +6,7 @@ needs the daemon.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from tui.prompt import Answer, Left, Prompt, WantsInterrupt
 
 
+READ_S = 1.0
+"""A tab that is read from the daemon is read so often at most, however busy its session is."""
+
+
 class Tab(NamedTuple):
     """A tab: `make` builds its widget when it is first shown, `show` brings it up to the session. `short` is its label
     where there is no room for all. A `live` one follows its session; one that `takes_keys` has them when it opens."""
@@ -59,6 +64,7 @@ class Detail(Vertical):
         """Where one writes, once somebody has: one of the two is shown."""
         self._read: tuple[str, str, int] | None = None
         """Which tab was last read from the daemon, for which session in which version."""
+        self._read_at = 0.0
         self._is_reading = False
 
     @property
@@ -203,7 +209,11 @@ class Detail(Vertical):
             self.tab = TABS[number]
             self._show_tab()
             if self.tab.takes_keys or (self.has_focus_within and not self._has_box_focus):
-                self.call_after_refresh(self.query_one(f"#{self.tab.id}").focus)
+                self.call_after_refresh(self._focus_tab)
+
+    def _focus_tab(self) -> None:
+        if not self._has_box_focus:  # somebody went on to write
+            self.query_one(f"#{self.tab.id}").focus()
 
     def _show_tab(self) -> None:
         wanted = self.query(f"#{self.tab.id}")
@@ -245,10 +255,13 @@ class Detail(Vertical):
 
     def show_read(self, session: Session) -> None:
         """Read what the tab shows, when the session has changed since the last time."""
-        asked = (self.tab.id, session.id, session.version)
-        if self._is_reading or asked == self._read or self.dashboard.is_paused:
+        asked, before = (self.tab.id, session.id, session.version), self._read
+        if self._is_reading or asked == before or self.dashboard.is_paused:
             return
-        self._is_reading = True
+        now = time.monotonic()
+        if before is not None and before[:2] == asked[:2] and now < self._read_at + READ_S:
+            return  # a tick comes
+        self._is_reading, self._read_at = True, now
         path = f"{session_path(session.name)}/{self.tab.id}"
 
         async def read() -> None:

@@ -23,7 +23,8 @@ WHEEL_ROWS = 3
 
 
 class LineList(Widget, Generic[R], can_focus=True):
-    """`draw` makes a row's line, `key` is what a row is known by: the cursor stays with it whatever comes or goes."""
+    """`draw` makes a row's line, `key` is what a row is known by: the cursor stays with it whatever comes or goes.
+    `empty` stands there while there is none."""
 
     COMPONENT_CLASSES = {"lines--cursor", "lines--empty"}
 
@@ -51,7 +52,7 @@ class LineList(Widget, Generic[R], can_focus=True):
         super().__init__(id=id)
         self._draw = draw
         self._key = key
-        self._empty = empty
+        self.empty = empty
         self._rows: Sequence[R] = ()
         self._at = 0
         self._top = 0
@@ -141,7 +142,7 @@ class LineList(Widget, Generic[R], can_focus=True):
         width = self.size.width
         if not self._rows:
             style = self.get_component_rich_style("lines--empty")
-            return _strip(Text(self._empty) if y == 0 else Text(), width, self.rich_style + style, self)
+            return _strip(Text(self.empty) if y == 0 else Text(), width, self.rich_style + style, self)
         at = self._top + y
         if at >= len(self._rows):
             return Strip.blank(width, self.rich_style)

@@ -24,6 +24,10 @@ from tui.text import cell
 
 Json = dict[str, Any]
 
+READING = " reading…"
+NO_SNAPSHOTS = " No snapshots: s makes one, Enter here goes on from one, D deletes it."
+NOTHING = " Nothing has happened yet."
+
 NAME_COLUMNS = 16
 """A short name's room; a longer one moves what stands behind it."""
 
@@ -62,10 +66,7 @@ class Snapshots(Vertical):
         self._told = Static(markup=False)
 
     def compose(self) -> ComposeResult:
-        yield LineList(
-            self._row, lambda row: row["name"], id="snapshot-list",
-            empty=" No snapshots: s makes one, Enter here goes on from one, D deletes it.",
-        )  # fmt: skip
+        yield LineList(self._row, lambda row: row["name"], id="snapshot-list", empty=READING)
         with VerticalScroll(id="snapshot-more", can_focus=False):
             yield self._told
 
@@ -79,9 +80,11 @@ class Snapshots(Vertical):
 
     def clear(self) -> None:
         self.show([])
+        self.lines.empty = READING
 
     def show(self, found: list[Json]) -> None:
         """The snapshots as GET …/snapshots has them."""
+        self.lines.empty = NO_SNAPSHOTS
         self.lines.show(found)
         self._show_more()
 
@@ -154,7 +157,7 @@ class Timeline(Vertical):
     def compose(self) -> ComposeResult:
         yield LineList(
             self._row, lambda row: (row.node["kind"], row.node["at"], row.node["title"]), id="timeline-list",
-            empty=" Nothing has happened yet.",
+            empty=READING,
         )  # fmt: skip
 
     @property
@@ -166,10 +169,12 @@ class Timeline(Vertical):
         return self
 
     def clear(self) -> None:
+        self.lines.empty = READING
         self.lines.show([])
 
     def show(self, found: Json) -> None:
         """The timeline as GET …/timeline has it."""
+        self.lines.empty = NOTHING
         self.lines.show([Branch(*line) for line in tree(found["nodes"])])
 
     def _row(self, row: Branch) -> Text:
