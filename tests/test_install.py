@@ -158,9 +158,6 @@ def test_upgrade_keeps_running_sessions(here: Here, source: Path) -> None:
 def test_extra_is_installed_and_kept(here: Here, source: Path) -> None:
     """With --with jupyter sessions run in Jupyter kernels, and an upgrade that does not say so keeps the extra."""
     kernels.ipykernel(here.place.data_home / "jupyter" / "kernels")
-    done = here.install(source)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "./install.sh --with jupyter" in here.omegactl("engines")
     done = here.install(source, "--with", "jupyter")
     assert done.returncode == 0, done.stdout + done.stderr
     here.omegactl("new", "work", "--engine", "jupyter:python3")
