@@ -56,11 +56,11 @@ def tree(nodes: list[Json]) -> Iterator[tuple[str, Json]]:
         node, lead = waiting.pop()
         yield lead, node
         below = children.get(node["id"], [])
-        if below:
-            # The newest branch that ran something is the trunk.
-            trunk = next((one for one in reversed(below) if one["kind"] not in ASIDE), below[-1])
+        # The newest branch that ran something is the trunk.
+        trunk = next((one for one in reversed(below) if one["kind"] not in ASIDE), None)
+        if trunk is not None:
             waiting.append((trunk, lead))
-            waiting += [(one, lead + "│ ") for one in reversed(below) if one is not trunk]
+        waiting += [(one, lead + "│ ") for one in reversed(below) if one is not trunk]
 
 
 def node_words(node: Json, when: str) -> str:

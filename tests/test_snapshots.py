@@ -29,6 +29,12 @@ def test_restore_goes_back_and_keeps_what_there_was(life: Life) -> None:
     assert restored["kept_as"].startswith("before-restore-")
     done = life.run("work", "x, gone, 'new' in globals()")
     assert (done["result"], done["lost"]) == ("(1, 1, False)", None) and done["resumed_from"] == made["checkpoint_id"]
+    (event,) = [
+        event
+        for event in life.stream("GET", "/api/events?since=0&follow=false")
+        if event["kind"] == "execution_started" and event["execution_id"] == done["id"]
+    ]
+    assert (event["resumed_from"], event["lost"]) == (made["checkpoint_id"], None)
     life.post(f"{WORK}/restore", {"snapshot": restored["kept_as"]})
     assert life.run("work", "x, new")["result"] == "(2, 1)"
     names = [row["name"] for row in life.get(f"{WORK}/snapshots")]

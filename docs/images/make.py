@@ -74,6 +74,13 @@ def people_work(life: Life) -> None:
     life.begin("wizard", "name = input('Whose report is it? ')")
     life.run("fuzz", "import sys")
     life.post("/api/sessions/fuzz/kill", {})
+    life.run("model", "weights = [0.1, 0.2]", create=own)
+    life.post("/api/sessions/model/snapshots", {"name": "untrained"})
+    life.run("model", "weights = [w * 30 for w in weights]")
+    life.post("/api/sessions/model/restore", {"snapshot": "untrained"})
+    life.run("model", "weights = [w * 3 for w in weights]")
+    life.post("/api/sessions/model/fork", {"name": "trial"})
+    life.run("model", "sum(weights)")
     life.begin("train", TRAINING)
 
 
@@ -104,6 +111,12 @@ async def take(life: Life) -> None:
 
         await driver.press("escape", "escape")  # out of the box, then back to the list
         await driver.until(lambda: driver.app.screen is driver.main, "the list is back")
+        await driver.selects("model")
+        await driver.press("5", "z")
+        await driver.sees("forked into trial")
+        await save(driver, "timeline")
+
+        await driver.press("1", "z", "escape")
         await driver.selects("agent-1")
         await driver.press("K")
         await driver.sees("Kill agent-1?")
