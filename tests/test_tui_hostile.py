@@ -59,6 +59,10 @@ def watched(life: Life, name: str, payload: str) -> bytes:
     life.run(name, f"class R:\n    def __repr__(self): return {code('result')}\nR()")
     life.execute(name, f"raise ValueError({code('error')})")
     life.run(name, f"class M:\n    def _repr_mimebundle_(self, **k): return {{'text/' + {code('mime')}: 'x'}}\nM()")
+    life.run(name, f"class N:\n    def __reduce__(self): raise ValueError({code('reason')})\nn = N()")
+    life.post(
+        f"/api/sessions/{name}/snapshots", {"name": "state", "note": marked("note"), "tags": ["tag-" + payload[:9]]}
+    )
     life.run(name, f"# {marked('command')}")
     id = life.begin(name, f"answer = input({code('prompt')})")
     wait_until(lambda: life.session(name)["state"] == "waiting_input", "it asks")
@@ -69,6 +73,11 @@ def watched(life: Life, name: str, payload: str) -> bytes:
             person.sees(f"{place}-ends")
         person.type("2")
         person.sees("label-begins")
+        person.type("4")
+        person.sees("note-ends")
+        person.sees("reason-begins")
+        person.type("5")
+        person.sees("snapshot state")
         person.type("1")
         person.sees("prompt-ends")
         life.post(f"/api/sessions/{name}/input", {"execution_id": id, "text": marked("answer")})
@@ -91,8 +100,8 @@ def watched(life: Life, name: str, payload: str) -> bytes:
 
 
 def test_no_payload_reaches_the_terminal(life: Life) -> None:
-    """Output, results, errors, commands, prompts, answers, labels, types of data, log lines and events reach the
-    terminal as letters: no kind of sequence that harmless text does not bring, no C1, markup as it was written."""
+    """Output, results, errors, commands, prompts, answers, labels, snapshots, types of data, log lines and events reach
+    the terminal as letters: no kind of sequence that harmless text does not bring, no C1, markup as it was written."""
     harmless = watched(life, "harmless", "harmless ")
     hostile = watched(life, "hostile", PAYLOAD)
     assert kinds(hostile) <= kinds(harmless), kinds(hostile) - kinds(harmless)

@@ -12,6 +12,7 @@ from textual.widgets import Button, Input
 from daemon import wait_until
 from dashboard import Driver, driven, run
 from life import Life
+from tui.screens.console import Console
 
 WORK = "/api/sessions/work"
 THREAD = "import threading; threading.Thread(target=threading.Event().wait, name='watcher', daemon=True).start()"
@@ -230,6 +231,21 @@ def test_save_is_told_and_stands_in_the_info(life: Life) -> None:
     run(story())
 
 
+def test_info_says_what_has_gone_of_the_history(life: Life) -> None:
+    """How many executions went to keep the history within its limits, and up to which."""
+    ids = [life.run("work", f"x = {number}")["id"] for number in range(3)]
+    life.post("/api/prune", {"keep": 1, "session": "work"})
+
+    async def story() -> None:
+        async with driven(size=(160, 50)) as dashboard:
+            await dashboard.selects("work")
+            await dashboard.press("2")
+            await dashboard.sees("pruned        2 executions")
+            await dashboard.sees(f"up to {ids[1]}")
+
+    run(story())
+
+
 def test_timeline_is_a_tree_that_goes_on(life: Life) -> None:
     """Snapshots, restores, forks and losses branch where they happened, and what happens meanwhile appears."""
     first = life.run("work", "x = 1")["id"]
@@ -322,5 +338,56 @@ def test_hostile_names_and_notes_stay_text(life: Life) -> None:
             await dashboard.press("5")
             await dashboard.sees("[red]markup[/]")
             assert "\x1b" not in dashboard.shown()
+
+    run(story())
+
+
+def test_state_keys_work_at_full_size_and_writing_goes_on(life: Life) -> None:
+    """In the console, out of the box, the tabs and actions are there; `i` goes from a tab to the box, where letters are
+    letters again."""
+    life.run("work", "x = 1")
+
+    async def story() -> None:
+        async with driven(size=(120, 36)) as dashboard:
+            await dashboard.selects("work")
+            await dashboard.press("enter")
+            await dashboard.until(lambda: isinstance(dashboard.app.screen, Console), "the console opens")
+            await dashboard.press("escape", "4")
+            await dashboard.sees("No snapshots")
+            await dashboard.press("s")
+            await fill(dashboard, name="first")
+            await logs(dashboard, "omegactl snapshot work first")
+            await dashboard.sees("Enter goes on from it")
+            await dashboard.press("i")
+            await dashboard.write("f = r'sw45'; f")
+            await dashboard.press("ctrl+j")
+            await dashboard.sees("'sw45'")
+
+    run(story())
+
+
+def test_reading_again_wakes_nobody_and_keeps_the_cursor(life: Life) -> None:
+    """A hibernated session is looked at without being woken; a snapshot made elsewhere leaves the cursor on its own."""
+    life.run("work", "x = 1")
+    for name in ("one", "two", "three"):
+        snapshot(life, name)
+    life.post(f"{WORK}/restore", {"snapshot": "two", "into": "copy"})
+
+    async def story() -> None:
+        async with driven(size=(160, 40)) as dashboard:
+            await dashboard.selects("work")
+            await dashboard.press("4")
+            await dashboard.sees("three")
+            await dashboard.press("k")
+            snapshot(life, "four")
+            await dashboard.sees("four")
+            await dashboard.press("enter")
+            await dashboard.sees("omegactl restore work two")
+            await dashboard.press("escape")
+            await dashboard.selects("copy")
+            await dashboard.sees("No snapshots")
+            await dashboard.press("5")
+            await dashboard.sees("restored two")
+            assert life.session("copy")["state"] == "hibernated"
 
     run(story())

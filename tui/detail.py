@@ -203,17 +203,18 @@ class Detail(Vertical):
         event.stop()
         self.open_tab(next(number for number, tab in enumerate(TABS) if tab.id == event.key))
 
-    def open_tab(self, number: int) -> None:
-        """Show the tab of this number, from 0."""
+    def open_tab(self, number: int, *, takes_focus: bool = True) -> None:
+        """Show the tab of this number, from 0. The keys that the tab before had are its own then."""
         if number < len(TABS):
-            self.tab = TABS[number]
+            had_focus = self.has_focus_within and not self._has_box_focus
+            self.tab = tab = TABS[number]
             self._show_tab()
-            if self.tab.takes_keys or (self.has_focus_within and not self._has_box_focus):
-                self.call_after_refresh(self._focus_tab)
+            if takes_focus and (tab.takes_keys or had_focus):
+                self.call_after_refresh(self._focus_tab, tab)
 
-    def _focus_tab(self) -> None:
-        if not self._has_box_focus:  # somebody went on to write
-            self.query_one(f"#{self.tab.id}").focus()
+    def _focus_tab(self, tab: Tab) -> None:
+        if tab is self.tab:
+            self.query_one(f"#{tab.id}").focus()
 
     def _show_tab(self) -> None:
         wanted = self.query(f"#{self.tab.id}")
@@ -318,7 +319,7 @@ class Detail(Vertical):
         if session is None:
             return
         if self.tab is not TABS[0]:
-            self.open_tab(0)
+            self.open_tab(0, takes_focus=False)
         if self._box is None:
             from tui.prompt import Answer, Prompt  # a text area takes its time to load
 
