@@ -63,16 +63,13 @@ class Snapshots(Vertical):
     def __init__(self, clock: Callable[[], float], *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._clock = clock
+        self.lines: LineList[Json] = LineList(self._row, lambda row: row["name"], id="snapshot-list", empty=READING)
         self._told = Static(markup=False)
+        self._more = VerticalScroll(self._told, id="snapshot-more", can_focus=False)
 
     def compose(self) -> ComposeResult:
-        yield LineList(self._row, lambda row: row["name"], id="snapshot-list", empty=READING)
-        with VerticalScroll(id="snapshot-more", can_focus=False):
-            yield self._told
-
-    @property
-    def lines(self) -> LineList[Json]:
-        return self.query_one("#snapshot-list", LineList)
+        yield self.lines
+        yield self._more
 
     def focus(self, scroll_visible: bool = True) -> Snapshots:
         self.lines.focus(scroll_visible)
@@ -109,7 +106,7 @@ class Snapshots(Vertical):
 
     def _show_more(self) -> None:
         row = self.lines.row
-        self.query_one("#snapshot-more").display = row is not None
+        self._more.display = row is not None
         if row is None:
             return
         lines = [cell(row["name"], "bold").append(f"   saved {row['at']}, variables: {row['variables']}", "dim")]
@@ -153,16 +150,13 @@ class Timeline(Vertical):
     def __init__(self, clock: Callable[[], float], *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._clock = clock
-
-    def compose(self) -> ComposeResult:
-        yield LineList(
+        self.lines: LineList[Branch] = LineList(
             self._row, lambda row: (row.node["kind"], row.node["at"], row.node["title"]), id="timeline-list",
             empty=READING,
         )  # fmt: skip
 
-    @property
-    def lines(self) -> LineList[Branch]:
-        return self.query_one("#timeline-list", LineList)
+    def compose(self) -> ComposeResult:
+        yield self.lines
 
     def focus(self, scroll_visible: bool = True) -> Timeline:
         self.lines.focus(scroll_visible)
