@@ -128,6 +128,7 @@ def test_snapshots_are_made_listed_and_deleted(life: Life) -> None:
             await dashboard.press("D")
             await dashboard.sees("Delete snapshot second of work?")
             await answer(dashboard, "cancel")
+            await dashboard.sees_no("Delete snapshot second")
             await dashboard.press("D")
             await answer(dashboard, "yes")
             await logs(dashboard, "omegactl snapshot work --delete second")
@@ -168,6 +169,7 @@ def test_restore_asks_and_keeps_what_is_replaced(life: Life) -> None:
             await answer(dashboard, "ok")
             await dashboard.sees("Take work back to first?")
             await answer(dashboard, "cancel")
+            await dashboard.sees_no("Take work back")
             assert life.run("work", "x")["result"] == "2"
             await dashboard.press("enter")
             await answer(dashboard, "ok")
