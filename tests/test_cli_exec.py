@@ -255,7 +255,7 @@ def test_early_interrupt_counts(omegactl: Omegactl, place: Place) -> None:
     """^C while the fast path still waits for its first answer reaches the command, too."""
     omegactl("exec", "work", "-c", "import time")
     mark = place.home / "mark"
-    process = omegactl.start("exec", "work", "-c", f"open({str(mark)!r}, 'w'); time.sleep(60)")
+    process = omegactl.start("exec", "work", "-c", f"open({str(mark)!r}, 'w').close(); time.sleep(60)")
     while not mark.exists():
         os.sched_yield()
     process.send_signal(signal.SIGINT)
