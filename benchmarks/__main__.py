@@ -14,6 +14,7 @@ import tornado
 from benchmarks.cold_start import cold_start
 from benchmarks.command import whole_process
 from benchmarks.dashboard import dashboard
+from benchmarks.density import density
 from benchmarks.driver import RequestFailed
 from benchmarks.engines import line_engines
 from benchmarks.execute import round_trip, throughput
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "new-session": new_session,
     "fork": live_fork,
     "wake": wake,
+    "density": density,
     "journal": share,
     "cold-start": cold_start,
     "command": whole_process,

@@ -161,9 +161,10 @@ class Site:
             raise
         return bound
 
-    def spawn_daemon(self, *, scopes: bool = False) -> Process:
-        """Start the daemon; with `scopes` it may ask the user manager of whoever runs this."""
-        env = self.env | ({"DBUS_SESSION_BUS_ADDRESS": bus_address()} if scopes else {})
+    def spawn_daemon(self, *, scopes: bool = False, settings: Mapping[str, str] | None = None) -> Process:
+        """Start the daemon, with `settings` in its environment; with `scopes` it may ask the user manager of whoever
+        runs this."""
+        env = self.env | dict(settings or {}) | ({"DBUS_SESSION_BUS_ADDRESS": bus_address()} if scopes else {})
         with self.listener(self.api_socket) as listener:
             return Process([self.python, "-I", "-m", "omega_sessiond"], env, listener, self.base / "daemon.log")
 
@@ -185,9 +186,9 @@ class Site:
             process.end()
 
     @contextmanager
-    def daemon(self, *, scopes: bool = False) -> Iterator[str]:
+    def daemon(self, *, scopes: bool = False, settings: Mapping[str, str] | None = None) -> Iterator[str]:
         """A running daemon; the path of its socket. Its sessions are deleted at the end."""
-        process = self.spawn_daemon(scopes=scopes)
+        process = self.spawn_daemon(scopes=scopes, settings=settings)
         try:
             with Client(str(self.api_socket)) as client:
                 client.ask("GET", "/api/health")

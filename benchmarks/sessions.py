@@ -42,7 +42,7 @@ def new_session(site: Site, effort: Effort) -> Report:
 def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Samples, Samples, Samples]:
     with site.daemon() as path:
         created, both = _measure(path, site.python, count)
-        memory = Samples("memory of a session (PSS)", "MiB", [_pss(session["pid"]) for session in sessions(path)])
+        memory = Samples("memory of a session (PSS)", "MiB", [pss_mib(session["pid"]) for session in sessions(path)])
     report.samples = [
         Samples("new session", "ms", created),
         Samples("with its first execute", "ms", both),
@@ -82,7 +82,7 @@ def _measure(path: str, python: str, count: int) -> tuple[list[float], list[floa
     return created, both
 
 
-def _pss(pid: int) -> float:
+def pss_mib(pid: int) -> float:
     """The process's share of memory in MiB. Source: proc(5), smaps_rollup."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
