@@ -259,8 +259,8 @@ ROWS = (
     Row("restore", "SNAPSHOT [--into NEW]", "go on from a snapshot", "restore {name} {1} {rest}"),
     Row("timeline", "", "how the session came to where it is, as a tree", "timeline {name} {rest}"),
     Row("set", "OPTIONS", "limits and labels: --mem 4G, --tasks N, --label K=V", "set {name} {rest}"),
-    Row("restart", "", "end the session's process and start a new one; variables go", "restart {name}"),
-    Row("kill", "", "end the session's process; history stays", "kill {name}"),
+    Row("restart", "", "end the session's process and start a new one, without variables", "restart {name}"),
+    Row("kill", "", "end the session's process; history stays, and what is saved", "kill {name}"),
     Row("detach", "", "leave; the session lives on", act=_detach),
 )
 

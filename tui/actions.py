@@ -82,7 +82,7 @@ ACTIONS: tuple[Action, ...] = (
         words=lambda session: ("repl", session.name)),
     _of_session("interrupt", "c", "Interrupt", "what runs; variables are kept", deeds.interrupt,
         why_not=deeds.why_no_interrupt, words=lambda session: ("interrupt", session.name), in_footer=True),
-    _of_session("kill", "K", "Kill", "end its process: history stays, variables go", deeds.kill,
+    _of_session("kill", "K", "Kill", "end its process: history stays, and what is saved", deeds.kill,
         why_not=deeds.why_no_kill, words=lambda session: ("kill", session.name), in_footer=True),
     _of_session("restart", "R", "Restart", "end its process and start a new one", deeds.restart,
         words=lambda session: ("restart", session.name)),

@@ -69,12 +69,12 @@ def interrupt(app: Dashboard, session: Session) -> None:
 
 
 def kill(app: Dashboard, session: Session) -> None:
-    consequence = "Its process ends. History and output stay; variables go."
+    consequence = "Its process ends. History stays; its next command goes on from what is saved."
     _end(app, session, "kill", f"Kill {session.name}?", consequence, ("kill", session.name))
 
 
 def restart(app: Dashboard, session: Session) -> None:
-    consequence = "Its process ends and a new one starts. History and output stay; variables go."
+    consequence = "Its process ends and a new one starts without variables. What is saved becomes a snapshot."
     _end(app, session, "restart", f"Restart {session.name}?", consequence, ("restart", session.name))
 
 
