@@ -81,12 +81,12 @@ class Stub:
             except OSError:
                 return
             with connection:
-                asked = _read(connection)
-                if asked is None:
-                    continue
-                answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-                self.asked.append(asked)
                 try:
+                    asked = _read(connection)
+                    if asked is None:
+                        continue
+                    answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                    self.asked.append(asked)
                     parts = answer(asked) if callable(answer) else answer
                     for part in [parts] if isinstance(parts, bytes) else parts:
                         connection.sendall(part)
