@@ -84,11 +84,13 @@ def scrub(environ: dict[str, str]) -> dict[str, str]:
 class Started:
     """A fork server's process, our child, and our end of its connection, which it ends with."""
 
-    __slots__ = ("birthplace", "connection", "pid")
+    __slots__ = ("birthplace", "connection", "is_taken", "pid")
 
     def __init__(self, birthplace: Birthplace) -> None:
         """Start it. Raises OSError when its interpreter cannot be run."""
         self.birthplace = birthplace
+        self.is_taken = False
+        """Whether somebody else sees to its end."""
         env = {name: value for name, value in scrub(dict(os.environ)).items() if not _is_read_at_start(name)}
         self.connection, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
@@ -110,7 +112,10 @@ class Started:
             theirs.close()
 
     def abandon(self) -> None:
-        """End it; nothing has been forked from it yet."""
+        """End it, unless it was taken; nothing has been forked from it yet."""
+        if self.is_taken:
+            return
+        self.is_taken = True
         self.connection.close()
         os.waitpid(self.pid, 0)
 

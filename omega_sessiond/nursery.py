@@ -379,6 +379,7 @@ class Nursery:
             self._failed(place)
 
     def _take(self, started: Started) -> None:
+        started.is_taken = True
         place = started.birthplace
         packages: list[str] = []
         if place.python == self._default_python:

@@ -345,6 +345,9 @@ def main(argv: list[str] | None = None, *, first: Started | None = None) -> int:
     except Exception:
         logger.exception("a defect ended the daemon")
         return InternalError.exit_code
+    finally:
+        if first is not None:
+            first.abandon()
     return 0
 
 

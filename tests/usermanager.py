@@ -395,7 +395,8 @@ def python_of(user: str) -> str:
 
 
 def _checked(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    # The directory of the test that needs it first may be gone already.
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd="/")
     if done.returncode != 0:
         raise Unavailable(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
