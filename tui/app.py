@@ -40,7 +40,7 @@ from tui.roles import ASCII, UNICODE, is_poor_terminal
 from tui.screens.console import Console
 from tui.screens.live import LiveScreen
 from tui.screens.main import Main
-from tui.table import shown_age
+from tui.table import SessionTable, shown_age
 from tui.tape import PICTURE_ROWS, Picture, Tape
 from tui.text import LastFilter, NoNamedColors, cell
 from tui.themes import DARK, LIGHT
@@ -240,7 +240,9 @@ class Dashboard(App[int]):
     def _sample(self) -> None:
         if self._is_sampling or self.is_paused or self.standing.kind != "live" or not self.app_focus:
             return
-        ids = set(self.main.table.visible_ids) if self.screen is self.main else set()
+        # While it quits, the screen may stand without its table.
+        tables = self.main.query("#table").results(SessionTable) if self.screen is self.main else ()
+        ids = {id for table in tables for id in table.visible_ids}
         if isinstance(self.screen, LiveScreen) and self.screen.target_id is not None:
             ids.add(self.screen.target_id)
         seen = [session for id in ids if (session := self.model.sessions.get(id)) is not None]
