@@ -1,10 +1,10 @@
 """The daemon's event loop: asyncio's own, which for a moment after a command was sent looks for what comes back instead
 of falling asleep.
 
-To wake a process whose core has gone idle costs more than a short command itself; to stay awake for the fraction of a
-millisecond that one takes costs nothing anybody notices. Nothing that is ready waits any longer for it: every look is
-at all descriptors. Where looking does not pay, since commands take longer or the cores are busy, it is soon done
-seldom. Knows no hosts. Source: the idea of SO_BUSY_POLL, socket(7).
+To wake a process whose core has gone idle costs more than a short command itself; to stay awake for a millisecond costs
+nothing anybody notices. Nothing that is ready waits any longer for it: every look is at all descriptors. Where looking
+does not pay, since commands take longer or the cores are busy, it is soon done seldom. Knows no hosts. Source: the idea
+of SO_BUSY_POLL, socket(7).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import selectors
 from time import perf_counter
 
-ATTENTIVE_S = 0.00025
-"""How long to look after a command was sent. A trivial one is answered within 50 to 200 us; shorter would miss those on
-slow machines, longer would only burn more of a core for each command that takes its time."""
+ATTENTIVE_S = 0.001
+"""How long to look after a command was sent. A trivial one is answered within 50 to 300 us, later on a busy machine:
+shorter would end just before the answer there, longer burn more of a core for each command that takes its time."""
 
 LONGEST_PAUSE = 63
 """Expectations that are passed over after one too many was in vain: of commands that always take longer one in 64 costs
