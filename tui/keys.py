@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,11 +41,15 @@ def load(file: str) -> Settings:
     """The settings; those of no file where there is none. Raises ConfigError where it cannot be read."""
     try:
         with open(file, "rb") as stream:
-            found = tomllib.load(stream)
+            text = stream.read()
     except FileNotFoundError:
         return Settings()
     except OSError as error:
         raise ConfigError(f"Cannot read {file}: {error.strerror}", hint="Make it readable or remove it.") from None
+    import tomllib  # most have no such file, and the first picture need not wait for it
+
+    try:
+        found = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}", hint="Correct the line it names.") from None
     troubles = [
