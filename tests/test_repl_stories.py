@@ -84,7 +84,7 @@ def test_second_interrupt_leaves_the_command_running(person: Person, omegactl: O
     running = json.loads(omegactl("show", "work", "--json").out)["running_execution_id"]
     assert f"Left execution {running} running" in person.text
     person.type(":follow" + ENTER)
-    person.sees("\non\n", times=3)
+    person.sees("work> :follow\non\non\n")
     person.type(INTERRUPT)
     person.sees("Interrupting", times=2)
     person.type(INTERRUPT)
