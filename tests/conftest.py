@@ -7,6 +7,7 @@ with the reason; with CI set they fail instead, so that nothing is skipped unsee
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from life import Life
 from usermanager import Hierarchy, UserManager
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background job: what it starts would ignore ^C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
