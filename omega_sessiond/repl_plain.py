@@ -28,24 +28,36 @@ class LineReader:
 
         Raises EOFError and KeyboardInterrupt.
         """
-        if self._readline is not None:
-            self._know(session)
         *lines, first = (text + typed.replace("\r", "\n")).split("\n")
         prompt = f"{session.name}> "
+        try:
+            if self._readline is not None:
+                self._know(session)
+            return self._lines(prompt, lines, first)
+        except (EOFError, KeyboardInterrupt):
+            self._leave_line()
+            raise
+
+    def _lines(self, prompt: str, lines: list[str], first: str) -> str:
+        """A command that begins with `lines`, the next of which begins with `first`."""
         while True:
             try:
                 lines.append(self._line(prompt, first))
-            except (EOFError, KeyboardInterrupt) as end:
-                if self._is_terminal:
-                    os.write(2, b"\n")  # out of the prompt's line
-                if not lines or isinstance(end, KeyboardInterrupt):
+            except EOFError:
+                if not lines:
                     raise
+                self._leave_line()
                 return "\n".join(lines)
             command = "\n".join(lines)
             judgement = self._judge(command)
             if judgement.runs:
                 return command
             prompt, first = MORE.rjust(len(prompt)), judgement.indent if self._readline is not None else ""
+
+    def _leave_line(self) -> None:
+        """What is told next does not stand behind the prompt, or behind the terminal's ^C."""
+        if self._is_terminal:
+            os.write(2, b"\n")
 
     def tell(self, show: Callable[[], None]) -> None:
         """Show something at once: it may stand in the line that is being typed."""

@@ -6,11 +6,13 @@ with the reason; with CI set they fail instead, so that nothing is skipped unsee
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import usermanager
@@ -24,6 +26,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell's background job: what it starts would ignore ^C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+for name in os.listdir("/dev/fd"):
+    # What the caller of the tests left open is not for the sessions that they start.
+    with contextlib.suppress(OSError):
+        os.set_inheritable(int(name), int(name) <= 2)
+
+hypothesis.settings.register_profile("any machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

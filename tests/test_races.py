@@ -135,17 +135,18 @@ def test_follow_execution_of_deleted(tell: Tell, tmp_path: Path) -> None:
     tell(story)
 
 
-def test_stop_with_unit(tell: Tell) -> None:
-    """A daemon whose unit takes its hosts ends them before it leaves."""
+@pytest.mark.parametrize(("command", "state"), [("x = 1", "hibernated"), ("x = open('/etc/passwd')", "dead")])
+def test_stop_with_unit(tell: Tell, command: str, state: str) -> None:
+    """A daemon whose unit takes its hosts ends them before it leaves: one that can be saved whole sleeps."""
 
     async def first(service: Service) -> None:
-        await execute(service, "work", "1")
+        await execute(service, "work", command)
         service._keeper._dies_with_its_unit = True
         async with asyncio.timeout(20):
             await service.stop()
 
     async def second(service: Service) -> None:
-        assert service.session("work").state == "dead"
+        assert service.session("work").state == state
         assert service.session("work").state_reason == "daemon_stopped by request"
 
     tell(first, second)

@@ -108,6 +108,7 @@ def test_completions_and_inspection(person: Person) -> None:
     person.sees("helinklp")
     person.type("helper?" + ENTER)
     person.sees("helinklp", times=2)
+    person.is_prompted()
 
 
 def test_history_labels_and_names(person: Person, api: Caller) -> None:
