@@ -7,11 +7,10 @@ Knows records and files; the frames and the fork itself are the host's.
 from __future__ import annotations
 
 import os
-import shutil
 
 from msgspec.structs import replace
 
-from omega_sessiond import paths
+from omega_sessiond import paths, remains
 from omega_sessiond.errors import CannotFork, JournalError
 from omega_sessiond.host import Launch
 from omega_sessiond.journal import Journal, Keep, SessionRecord
@@ -63,6 +62,6 @@ def copy(source: Live, name: str, state_dir: str, journal: Journal) -> SessionRe
         launch.save(paths.launch_file(state_dir, id))
         journal.add_session(made, SessionCreated(at, id, name, made.engine, made.labels, parent))
     except (OSError, JournalError):
-        shutil.rmtree(directory, ignore_errors=True)
+        remains.remove(directory)
         raise
     return made

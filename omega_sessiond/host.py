@@ -21,8 +21,9 @@ from msgspec import Struct
 from omega_sessiond import eventloop, paths, wire
 from omega_sessiond.birthplace import MAIN
 from omega_sessiond.errors import CannotFork, HostFailed, OmegaError
+from omega_sessiond.frames import Bye, HostFrame, HostHello
 from omega_sessiond.link import Link
-from omega_sessiond.messages import Bye, HostFrame, HostHello, Limits, Step, now
+from omega_sessiond.messages import Limits, Step, now
 from omega_sessiond.nursery import Birth, Nursery
 from omega_sessiond.process import Exit, Process, boot_id, start_time
 

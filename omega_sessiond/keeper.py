@@ -11,24 +11,18 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from datetime import datetime
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from omega_sessiond import host as hosts
-from omega_sessiond import paths, wire
+from omega_sessiond import paths, remains, wire
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.containment import Containment
-from omega_sessiond.errors import HostFailed, JournalError, OmegaError
+from omega_sessiond.errors import HostFailed, JournalError, OmegaError, Stopping
 from omega_sessiond.feed import Feed
-from omega_sessiond.host import Death, Host, Launch
-from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal, SessionRecord
-from omega_sessiond.live import Live, Work
-from omega_sessiond.messages import (
-    UNFINISHED,
+from omega_sessiond.frames import (
     Bye,
     HostFrame,
     HostHello,
@@ -40,12 +34,14 @@ from omega_sessiond.messages import (
     Reply,
     ResultFrame,
     SavedFrame,
-    Step,
     Took,
-    now,
 )
+from omega_sessiond.host import Death, Host, Launch
+from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal, SessionRecord
+from omega_sessiond.live import Live, Work
+from omega_sessiond.messages import UNFINISHED, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
-from omega_sessiond.process import Exit, boot_id
+from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
 from omega_sessiond.vault import Vault
 
@@ -121,22 +117,8 @@ class Keeper:
             live = Live(record, decide.Session())
             self.by_name[record.name] = live
             self._restore(live)
-        self._sweep({live.record.id for live in self.by_name.values()})
-
-    def _sweep(self, known: set[str]) -> None:
-        """Remove the directories of sessions that were being made or deleted when a daemon died: they hold users'
-        environments. What is older than the journal is another journal's, which may be put back."""
-        created_at = _timestamp(self._journal.created_at())
-        try:
-            with os.scandir(self._state_dir + "/sessions") as entries:
-                unknown = [entry for entry in entries if entry.name not in known]
-        except FileNotFoundError:
-            return
-        for entry in unknown:
-            if entry.stat(follow_symlinks=False).st_mtime > created_at:
-                import shutil  # takes as long to import as all of the journal, and such a death is rare
-
-                shutil.rmtree(entry.path, ignore_errors=True)
+        known = {live.record.id for live in self.by_name.values()}
+        remains.sweep(self._state_dir, known, self._journal.created_at())
 
     def _restore(self, live: Live) -> None:
         """Build a session's run-time state from the journal, and find its host."""
@@ -221,6 +203,11 @@ class Keeper:
             if live.host is not None:
                 self._acknowledge(live)
                 live.host.detach()
+
+    def refuse_when_stopping(self) -> None:
+        """Raises Stopping: who let go of its hosts begins nothing with them."""
+        if self.is_stopping:
+            raise Stopping("The daemon is stopping")
 
     @property
     def is_quiet(self) -> bool:
@@ -314,7 +301,7 @@ class Keeper:
             return
         left = row.timeout_s
         if row.started_at is not None:
-            left -= time.time() - _timestamp(row.started_at)
+            left -= time.time() - timestamp(row.started_at)
         loop = asyncio.get_running_loop()
         work.timeout = loop.call_later(max(0.0, left), self._timed_out, live, work)
 
@@ -717,29 +704,25 @@ class Keeper:
         record, host = live.record, live.host
         self.handle(live, decide.HostUnreachable())  # what its log still holds must not begin anything new
         last_taken, bye = live.taken, host.bye if host is not None else None
-        batch: list[HostFrame] = []
-        for number, raw in enumerate(wire.read_log(paths.host_log(self._state_dir, record.id))):
-            try:
-                frame = msgspec.convert(raw, HostFrame)
-            except msgspec.ValidationError:
-                continue
-            if isinstance(frame, Took):
-                last_taken = max(last_taken, frame.id)
-            bye = frame.reason if isinstance(frame, Bye) else bye
-            batch.append(frame)
-            if number % 256 == 255:
-                if not self._frames(live, None, batch):
-                    return
-                batch = []
-                await asyncio.sleep(0)
-        if not self._frames(live, None, batch):
-            return
+        for batch in remains.frames(self._state_dir, record.id):
+            for frame in batch:
+                if isinstance(frame, Took):
+                    last_taken = max(last_taken, frame.id)
+                bye = frame.reason if isinstance(frame, Bye) else bye
+            if not self._frames(live, None, batch):
+                return
+            await asyncio.sleep(0)
         # Output that is journalled proves a beginning whose `took` may have been cut from the log since.
         begun = (row.id for row in self._journal.unfinished(record.id) if row.output_bytes)
         last_taken = max(last_taken, *begun, 0)
         scope = host.scope if host is not None else record.host.scope if record.host is not None else ""
         await self.containment.clear(live, scope)
-        death = self._why(live, host, exit, bye)
+        if live.end_reason is not None:
+            death = Death(f"{live.end_reason} by request", "killed")
+        elif host is not None:
+            death = host.describe_death(exit, bye, self.containment.oom_kill_seen())
+        else:
+            death = remains.unseen_death(record.host, bye)
         live.death_code = "out_of_memory" if death.code == "out_of_memory" else "host_died"
         reason = death.reason
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
@@ -760,20 +743,10 @@ class Keeper:
             live.host = host
             raise
         self._reap(record)
-        _unlink(paths.host_socket(self._state_dir, record.id))
-        self._remove_engine_sockets(record.id)
-        _unlink(paths.host_log(self._state_dir, record.id))
+        remains.clear(self._state_dir, record.id)
         if live.session.link == "absent":
             live.settled.set()
             self.announce(live)
-
-    def _remove_engine_sockets(self, session_id: str) -> None:
-        """What an engine that was killed could not remove itself."""
-        directory = paths.engine_sockets(self._state_dir, session_id)
-        if os.path.isdir(directory):
-            import shutil  # takes as long to import as all of the journal, and such a death is rare
-
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _reap(self, record: SessionRecord) -> None:
         """A session that was forked has a process whose parent is the other's, where that still lives."""
@@ -782,33 +755,10 @@ class Keeper:
                 if other.record.id == record.parent.session_id and other.host is not None:
                     other.host.reap(record.host.pid)
 
-    def _why(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> Death:
-        if live.end_reason is not None:
-            return Death(f"{live.end_reason} by request", "killed")
-        if host is not None:
-            return host.describe_death(exit, bye, self.containment.oom_kill_seen())
-        if bye is not None:
-            return Death(hosts.left(bye), "left")
-        kept = live.record.host
-        if kept is not None and kept.boot_id != boot_id():
-            return Death("the machine was restarted", "unknown")
-        return Death("its process ended while no daemon watched, cause unknown", "unknown")
-
 
 async def _first(work: Coroutine[Any, Any, object], timeout_s: float) -> None:
     """Wait for `work`, at most so long."""
     try:
         await asyncio.wait_for(work, timeout_s)
     except TimeoutError:
-        pass
-
-
-def _timestamp(at: str) -> float:
-    return datetime.fromisoformat(at).timestamp()
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
         pass

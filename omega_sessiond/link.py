@@ -11,7 +11,7 @@ import msgspec
 
 from omega_sessiond import wire
 from omega_sessiond.errors import ProtocolError
-from omega_sessiond.messages import HostFrame, HostHello
+from omega_sessiond.frames import HostFrame, HostHello
 
 RECEIVE_BYTES = 64 * 1024
 """Read at a time. Python allocates as much before each read: from 128 KiB on by mapping memory, which costs more than

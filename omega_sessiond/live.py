@@ -11,9 +11,9 @@ from collections.abc import Callable
 from msgspec import Struct, field
 
 from omega_sessiond.errors import JournalError, OmegaError
+from omega_sessiond.frames import OutputFrame
 from omega_sessiond.host import Host
 from omega_sessiond.journal import ExecutionRecord, Piece, SessionRecord
-from omega_sessiond.messages import OutputFrame
 from omega_sessiond.session import Session
 from omega_sessiond.shelf import CheckpointRecord
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import get_args
 
 from msgspec import Struct
@@ -21,7 +20,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from omega_sessiond import usage
-from omega_sessiond.messages import ExecutionStatus, Server, Session, SessionState
+from omega_sessiond.messages import ExecutionStatus, Server, Session, SessionState, timestamp
 from omega_sessiond.tally import Commands, Tally
 
 __all__ = ["CONTENT_TYPE", "text", "written"]
@@ -85,7 +84,7 @@ class _Figures(Collector):
         info = GaugeMetricFamily("omega_sessiond_info", "The daemon.", labels=["version", "activation"])
         info.add_metric([server.version, server.activation], 1)
         yield info
-        uptime = time.time() - datetime.fromisoformat(server.started_at).timestamp()
+        uptime = time.time() - timestamp(server.started_at)
         yield GaugeMetricFamily("omega_sessiond_uptime_seconds", "Since the daemon was started.", value=uptime)
         yield GaugeMetricFamily("omega_commands_queued", "Commands that wait.", value=server.counts.queued)
         births = sum(one.births for one in server.fork_servers)
@@ -127,7 +126,7 @@ class _Figures(Collector):
             if commands.timed:
                 mean.add_metric(name, commands.seconds / commands.timed)
             queued.add_metric(name, session.queue_length)
-            used.add_metric(name, datetime.fromisoformat(session.last_used_at).timestamp())
+            used.add_metric(name, timestamp(session.last_used_at))
             if session.id in self._scrape.peaks:
                 peak.add_metric(name, self._scrape.peaks[session.id])
             size.add_metric(name, commands.bytes)

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from omega_sessiond.database import Database
-from omega_sessiond.messages import PartFrame, PartRole
+from omega_sessiond.frames import PartFrame
+from omega_sessiond.messages import PartRole
 
 SHORT_BYTES = 4096
 """A part up to this size is read together with its description."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime
 
 from omega_sessiond import pressure
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
+from omega_sessiond.messages import timestamp
 from omega_sessiond.pressure import Pressure
 
 RECENT_S = 10.0
@@ -100,4 +100,4 @@ class Pool:
 
 
 def _unused_s(live: Live) -> float:
-    return time.time() - datetime.fromisoformat(live.record.last_used_at).timestamp()
+    return time.time() - timestamp(live.record.last_used_at)

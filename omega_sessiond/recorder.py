@@ -11,19 +11,15 @@ from typing import Literal
 from msgspec.structs import replace
 
 from omega_sessiond import views
+from omega_sessiond.frames import HostFrame, InputFrame, OutputFrame, PartFrame, ResultFrame
 from omega_sessiond.journal import ExecutionRecord, Journal
 from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import (
     DataEvent,
     ErrorValue,
-    HostFrame,
-    InputFrame,
     InputRequested,
     LateOutput,
     Lost,
-    OutputFrame,
-    PartFrame,
-    ResultFrame,
     SessionChanged,
     Stream,
     iso,

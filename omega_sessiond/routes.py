@@ -162,11 +162,11 @@ def execute(service: Service, call: Call) -> Any:
         raise InvalidField(
             "Field 'wait_s' has no meaning for a stream", hint="Leave it out, and close the connection to stop."
         )
-    id = service.submit(name, request)
-    gone = partial(service.abandoned, id) if request.on_disconnect == "interrupt" else None
+    id = service.executions.submit(name, request)
+    gone = partial(service.executions.abandoned, id) if request.on_disconnect == "interrupt" else None
     if wanted == NDJSON:
-        return Stream(service.follow_execution(name, id, request.max_output), id, gone)
-    awaited, outcome = service.awaited(name, id, request.wait_s, request.max_output)
+        return Stream(service.executions.follow(name, id, request.max_output), id, gone)
+    awaited, outcome = service.executions.awaited(name, id, request.wait_s, request.max_output)
     return Wait(awaited, partial(_executed, outcome, wanted), id, gone)
 
 
@@ -186,17 +186,19 @@ def executions(service: Service, call: Call) -> Any:
         raise InvalidField("Query parameter 'last' does not go with 'after'")
     if query.before is not None and query.last is None:
         raise InvalidField("Query parameter 'before' goes with 'last'")
-    return service.executions(call.params[0], query.after, query.limit, query.last, query.before, query.max_output)
+    return service.executions.history(
+        call.params[0], query.after, query.limit, query.last, query.before, query.max_output
+    )
 
 
 def execution(service: Service, call: Call) -> Any:
     name, id, query = call.params[0], _id(call), call.query
     wanted = _wanted(call.accept)
     if wanted == NDJSON:
-        return Stream(service.follow_execution(name, id, query.max_output), id)
-    execution = service.execution(name, id, query.max_output)
+        return Stream(service.executions.follow(name, id, query.max_output), id)
+    execution = service.executions.get(name, id, query.max_output)
     if query.wait_s:
-        awaited, outcome = service.awaited(name, id, query.wait_s, query.max_output)
+        awaited, outcome = service.executions.awaited(name, id, query.wait_s, query.max_output)
         return Wait(awaited, lambda: _execution_reply(outcome(), wanted, 200), id)
     return _execution_reply(execution, wanted, 200)
 
@@ -205,10 +207,10 @@ def output(service: Service, call: Call) -> Any:
     query: OutputQuery = call.query
     if query.find is None:
         limit = 64 * 1024 if query.limit is None else query.limit
-        return service.output(call.params[0], _id(call), query.offset or 0, limit)
+        return service.executions.output(call.params[0], _id(call), query.offset or 0, limit)
     if query.offset is not None or query.limit is not None:
         raise InvalidField("Query parameter 'find' goes with neither 'offset' nor 'limit'")
-    return service.find_output(call.params[0], _id(call), query.find)
+    return service.executions.find(call.params[0], _id(call), query.find)
 
 
 def data(service: Service, call: Call) -> Any:
@@ -217,7 +219,7 @@ def data(service: Service, call: Call) -> Any:
     name, id, number = call.params[0], _id(call), call.params[2]
     if not (number.isascii() and number.isdigit() and len(number) <= 9):
         raise DataNotFound(f"{number[:40]!r} is not the number of a part")
-    part, pieces = service.data(name, id, int(number))
+    part, pieces = service.executions.data(name, id, int(number))
 
     async def chunks() -> AsyncIterator[bytes]:
         left = part.size_bytes
@@ -238,7 +240,7 @@ def data(service: Service, call: Call) -> Any:
 
 
 async def interrupt(service: Service, call: Call) -> Any:
-    return await service.interrupt(call.params[0], call.body)
+    return await service.executions.interrupt(call.params[0], call.body)
 
 
 async def kill(service: Service, call: Call) -> Any:
@@ -276,7 +278,7 @@ def timeline(service: Service, call: Call) -> Any:
 
 
 async def input_(service: Service, call: Call) -> Any:
-    return await service.input(call.params[0], call.body)
+    return await service.executions.answer(call.params[0], call.body)
 
 
 async def complete(service: Service, call: Call) -> Any:

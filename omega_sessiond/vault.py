@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from omega_sessiond import paths, usage
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import CannotSave, HostFailed, JournalError, SessionBusy
+from omega_sessiond.frames import LoadedFrame, SavedFrame
 from omega_sessiond.host import Host
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Saving
-from omega_sessiond.messages import Checkpoint, LoadedFrame, Lost, SavedFrame, iso, now
+from omega_sessiond.messages import Checkpoint, Lost, iso, now
 from omega_sessiond.recorder import Recorder
 from omega_sessiond.shelf import CheckpointRecord
 

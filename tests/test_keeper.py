@@ -49,7 +49,7 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
 
 async def execute(service: Service, name: str, command: str) -> Execution:
-    return await service.finished(name, service.submit(name, ExecuteRequest(command)), 30.0)
+    return await service.executions.finished(name, service.executions.submit(name, ExecuteRequest(command)), 30.0)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -64,19 +64,23 @@ def test_state_outlives_the_service(tell: Callable[..., None]) -> None:
 
     async def first(service: Service) -> None:
         await execute(service, "work", "x = 41")
-        ids.append(service.submit("work", ExecuteRequest("import time\nwhile not x == 42: time.sleep(0.01)\n'seen'")))
-        ids.append(service.submit("work", ExecuteRequest("x")))
+        ids.append(
+            service.executions.submit(
+                "work", ExecuteRequest("import time\nwhile not x == 42: time.sleep(0.01)\n'seen'")
+            )
+        )
+        ids.append(service.executions.submit("work", ExecuteRequest("x")))
         await until(lambda: service.session("work").state == "busy")
 
     async def second(service: Service) -> None:
         assert service.session("work").state == "reconnecting"
-        running = await service.finished("work", ids[0], 0)
+        running = await service.executions.finished("work", ids[0], 0)
         assert running.status == "running"
         await until(lambda: service.session("work").state == "busy")
         assert service.session("work").queue_length == 1
-        await service.interrupt("work", InterruptRequest(ids[0], 10.0))
-        assert (await service.finished("work", ids[0], 30.0)).status == "interrupted"
-        assert (await service.finished("work", ids[1], 30.0)).result == "41"
+        await service.executions.interrupt("work", InterruptRequest(ids[0], 10.0))
+        assert (await service.executions.finished("work", ids[0], 30.0)).status == "interrupted"
+        assert (await service.executions.finished("work", ids[1], 30.0)).result == "41"
 
     tell(first, second)
 
@@ -129,11 +133,11 @@ def test_dead_between_two_services(tell: Callable[..., None]) -> None:
 
     async def first(service: Service) -> None:
         await execute(service, "work", "import os, time")
-        ids.append(service.submit("work", ExecuteRequest("print('kept'); 6 * 7")))
+        ids.append(service.executions.submit("work", ExecuteRequest("print('kept'); 6 * 7")))
         pids.append(service.session("work").pid or 0)
 
     async def second(service: Service) -> None:
-        found = await service.finished("work", ids[0], 30.0)
+        found = await service.executions.finished("work", ids[0], 30.0)
         assert (found.status, found.stdout, found.result) == ("ok", "kept\n", "42")
 
     tell(first)
@@ -173,10 +177,10 @@ def test_newest_history_comes_without_the_rest(tell: Callable[..., None]) -> Non
     async def story(service: Service) -> None:
         for number in range(5):
             await execute(service, "work", str(number))
-        assert [done.result for done in service.executions("work", 0, 100, 2)] == ["3", "4"]
-        page = service.executions("work", 0, 3)
+        assert [done.result for done in service.executions.history("work", 0, 100, 2)] == ["3", "4"]
+        page = service.executions.history("work", 0, 3)
         assert [done.result for done in page] == ["0", "1", "2"]
-        assert [done.result for done in service.executions("work", page[-1].id, 3)] == ["3", "4"]
+        assert [done.result for done in service.executions.history("work", page[-1].id, 3)] == ["3", "4"]
 
     tell(story)
 

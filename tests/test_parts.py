@@ -9,8 +9,9 @@ import pytest
 
 from journals import add, at, found, session
 from omega_sessiond import views
+from omega_sessiond.frames import PartFrame
 from omega_sessiond.journal import Journal, SessionRecord
-from omega_sessiond.messages import PartFrame, SessionDeleted
+from omega_sessiond.messages import SessionDeleted
 from omega_sessiond.parts import PartRecord
 
 

@@ -39,13 +39,13 @@ def test_secret_answer(tell: Tell) -> None:
 
     async def first(service: Service) -> None:
         await execute(service, "work", "1")
-        ids.append(service.submit("work", ExecuteRequest(ASK)))
+        ids.append(service.executions.submit("work", ExecuteRequest(ASK)))
         await until(lambda: service.session("work").state == "waiting_input")
 
     async def second(service: Service) -> None:
         await until(lambda: service.session("work").state == "waiting_input")
-        await service.input("work", InputRequest(ids[0], "hush"))
-        done = await service.finished("work", ids[0], 30.0)
+        await service.executions.answer("work", InputRequest(ids[0], "hush"))
+        done = await service.executions.finished("work", ids[0], 30.0)
         assert done.result == "'hush'"
         told = [line for _, line in service._journal.events(0, 1000) if b'"input_answered"' in line]
         assert len(told) == 1 and b"hush" not in told[0]
@@ -59,17 +59,17 @@ def test_answer_that_never_arrived(tell: Tell) -> None:
 
     async def first(service: Service) -> None:
         await execute(service, "work", "1")
-        ids.append(service.submit("work", ExecuteRequest("input('? ')")))
+        ids.append(service.executions.submit("work", ExecuteRequest("input('? ')")))
         await until(lambda: service.session("work").state == "waiting_input")
         deaf(service, "work")
-        await service.input("work", InputRequest(ids[0], "one"))
+        await service.executions.answer("work", InputRequest(ids[0], "one"))
 
     async def second(service: Service) -> None:
         await until(lambda: service.session("work").state != "reconnecting")
         assert service.session("work").state == "waiting_input"
-        assert service.execution("work", ids[0]).status == "waiting_input"
-        await service.input("work", InputRequest(ids[0], "two"))
-        assert (await service.finished("work", ids[0], 30.0)).result == "'two'"
+        assert service.executions.get("work", ids[0]).status == "waiting_input"
+        await service.executions.answer("work", InputRequest(ids[0], "two"))
+        assert (await service.executions.finished("work", ids[0], 30.0)).result == "'two'"
 
     tell(first, second)
 
@@ -80,18 +80,18 @@ def test_kill_before_adoption(tell: Tell, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
 
     async def first(service: Service) -> None:
-        ids.append(service.submit("work", ExecuteRequest(long(mark), idempotency_key="k")))
-        ids.append(service.submit("work", ExecuteRequest("2")))
+        ids.append(service.executions.submit("work", ExecuteRequest(long(mark), idempotency_key="k")))
+        ids.append(service.executions.submit("work", ExecuteRequest("2")))
         await until(mark.exists)
         os.kill(service.session("work").pid or 0, signal.SIGSTOP)
 
     async def second(service: Service) -> None:
         stopped = await service.kill("work", EndRequest(0.5))
         assert stopped.steps[-1].action == "SIGKILL"
-        one, two = service.execution("work", ids[0]), service.execution("work", ids[1])
+        one, two = service.executions.get("work", ids[0]), service.executions.get("work", ids[1])
         assert (one.status, one.reason) == ("died", "killed")
         assert (two.status, two.reason) == ("cancelled", "killed")
-        assert service.submit("work", ExecuteRequest(long(mark), idempotency_key="k")) == ids[0]
+        assert service.executions.submit("work", ExecuteRequest(long(mark), idempotency_key="k")) == ids[0]
 
     tell(first, second)
 
@@ -102,13 +102,13 @@ def test_abandon_before_adoption(tell: Tell, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
 
     async def first(service: Service) -> None:
-        ids.append(service.submit("work", ExecuteRequest(long(mark))))
+        ids.append(service.executions.submit("work", ExecuteRequest(long(mark))))
         await until(mark.exists)
 
     async def second(service: Service) -> None:
         assert service.session("work").state == "reconnecting"
-        service.abandoned(ids[0])
-        assert (await service.finished("work", ids[0], 30.0)).status == "interrupted"
+        service.executions.abandoned(ids[0])
+        assert (await service.executions.finished("work", ids[0], 30.0)).status == "interrupted"
 
     tell(first, second)
 
@@ -117,11 +117,11 @@ def test_follow_execution_of_deleted(tell: Tell, tmp_path: Path) -> None:
     """Who follows a command of a session that is deleted gets its end."""
 
     async def story(service: Service) -> None:
-        id = service.submit("work", ExecuteRequest(long(tmp_path / "begun")))
-        queued = service.submit("work", ExecuteRequest("2"))
+        id = service.executions.submit("work", ExecuteRequest(long(tmp_path / "begun")))
+        queued = service.executions.submit("work", ExecuteRequest("2"))
 
         async def read(id: int) -> list[dict[str, Any]]:
-            lines = b"".join([chunk async for chunk in service.follow_execution("work", id)])
+            lines = b"".join([chunk async for chunk in service.executions.follow("work", id)])
             return [json.loads(line) for line in lines.splitlines()]
 
         readers = [asyncio.create_task(read(n)) for n in (id, queued)]
@@ -170,8 +170,10 @@ def test_daemon_dies_between_commit_and_sending(tell: Tell) -> None:
         await service.kill("work", EndRequest(5.0))
         await service.restart("work", EndRequest(5.0))
         deaf(service, "work")
-        ids.append(service.submit("work", ExecuteRequest("import time; time.sleep(0.2); 'whole'", timeout_s=5.0)))
-        assert service.execution("work", ids[0]).status == "running"
+        ids.append(
+            service.executions.submit("work", ExecuteRequest("import time; time.sleep(0.2); 'whole'", timeout_s=5.0))
+        )
+        assert service.executions.get("work", ids[0]).status == "running"
         started = service._journal.execution(service.session("work").id, ids[0])
         assert started is not None and started.lost is not None
         with service._journal.atomic():
@@ -180,7 +182,7 @@ def test_daemon_dies_between_commit_and_sending(tell: Tell) -> None:
             )
 
     async def second(service: Service) -> None:
-        done = await service.finished("work", ids[0], 30.0)
+        done = await service.executions.finished("work", ids[0], 30.0)
         assert (done.status, done.result) == ("ok", "'whole'")
         assert done.lost is not None
 
@@ -194,9 +196,9 @@ def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
         await execute(service, "work", "x = 1")
         await service.restart("work", EndRequest(5.0))
         deaf(service, "work")
-        id = service.submit("work", ExecuteRequest("2"))
+        id = service.executions.submit("work", ExecuteRequest("2"))
         os.kill(service.session("work").pid or 0, signal.SIGKILL)
-        cancelled = await service.finished("work", id, 30.0)
+        cancelled = await service.executions.finished("work", id, 30.0)
         assert (cancelled.status, cancelled.reason) == ("cancelled", "host_died")
         assert (await execute(service, "work", "3")).lost is not None
         assert (await execute(service, "work", "4")).lost is None
@@ -325,8 +327,8 @@ def test_journal_refuses_once_at_any_commit(tell: Tell, tmp_path: Path, monkeypa
     async def life(service: Service, name: str) -> None:
         async def run(command: str, key: str) -> Any:
             async def attempt() -> Any:
-                id = service.submit(name, ExecuteRequest(command, idempotency_key=key))
-                return await service.finished(name, id, None)
+                id = service.executions.submit(name, ExecuteRequest(command, idempotency_key=key))
+                return await service.executions.finished(name, id, None)
 
             return await insist(attempt)
 
@@ -387,12 +389,12 @@ def test_absurd_number_harms_its_own_session_alone(tell: Tell, tmp_path: Path, f
     async def story(service: Service) -> None:
         python = interpreter(tmp_path, "liar", SPEECH % frame)
         await service.create(CreateSession(name="odd", python=python, cwd=str(tmp_path)))
-        id = service.submit("odd", ExecuteRequest("1"))
+        id = service.executions.submit("odd", ExecuteRequest("1"))
         await until((tmp_path / "said").exists)
         assert service.health().status == "ok"
         async with asyncio.timeout(20):
             await service.kill("odd", EndRequest(0.5))
-        assert service.execution("odd", id).status == "died"
+        assert service.executions.get("odd", id).status == "died"
         await service.delete("odd", EndRequest(0.5))
 
     tell(story)
