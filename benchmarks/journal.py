@@ -9,8 +9,9 @@ from benchmarks.driver import Client
 from benchmarks.execute import EXECUTED, execute
 from benchmarks.figures import Effort, Goal, Judged, Report, Samples
 from benchmarks.servers import Site
-from omega_sessiond.journal import HostRecord, Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.messages import Limits, SessionCreated, now
+from omega_sessiond.records import HostRecord, SessionRecord
 
 
 def share(site: Site, effort: Effort) -> Report:

@@ -24,7 +24,7 @@ from omega_sessiond.errors import (
     NotWaitingInput,
     QueueFull,
 )
-from omega_sessiond.journal import ExecutionRecord, Journal
+from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Awaited, Live, Work
 from omega_sessiond.messages import (
@@ -43,6 +43,7 @@ from omega_sessiond.messages import (
     now,
 )
 from omega_sessiond.parts import PartRecord
+from omega_sessiond.records import ExecutionRecord
 
 FIND_LIMIT = 1000
 

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from omega_sessiond import paths, remains
 from omega_sessiond.errors import CannotFork, JournalError
 from omega_sessiond.host import Launch
-from omega_sessiond.journal import Journal, Keep, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live
 from omega_sessiond.messages import Lost, Parent, SessionCreated, now
+from omega_sessiond.records import Keep, SessionRecord
 
 FEATURE = "fork"
 

@@ -37,12 +37,13 @@ from omega_sessiond.frames import (
     Took,
 )
 from omega_sessiond.host import Death, Host, Launch
-from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import UNFINISHED, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
+from omega_sessiond.records import ExecutionRecord, HostRecord, SessionRecord
 from omega_sessiond.vault import Vault
 
 log = logging.getLogger("omega_sessiond.keeper")

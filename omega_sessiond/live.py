@@ -13,7 +13,8 @@ from msgspec import Struct, field
 from omega_sessiond.errors import JournalError, OmegaError
 from omega_sessiond.frames import OutputFrame
 from omega_sessiond.host import Host
-from omega_sessiond.journal import ExecutionRecord, Piece, SessionRecord
+from omega_sessiond.journal import Piece
+from omega_sessiond.records import ExecutionRecord, SessionRecord
 from omega_sessiond.session import Session
 from omega_sessiond.shelf import CheckpointRecord
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from omega_sessiond import views
 from omega_sessiond.frames import HostFrame, InputFrame, OutputFrame, PartFrame, ResultFrame
-from omega_sessiond.journal import ExecutionRecord, Journal
+from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import (
     DataEvent,
@@ -25,6 +25,7 @@ from omega_sessiond.messages import (
     iso,
     now,
 )
+from omega_sessiond.records import ExecutionRecord
 
 LATE_KEPT_BYTES = 16 * 1024 * 1024
 """Output between two commands that is kept, from its start. It has no bound of its own at the host, and its events

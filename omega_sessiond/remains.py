@@ -13,9 +13,9 @@ from omega_sessiond import host as hosts
 from omega_sessiond import paths, wire
 from omega_sessiond.frames import HostFrame
 from omega_sessiond.host import Death
-from omega_sessiond.journal import HostRecord
 from omega_sessiond.messages import timestamp
 from omega_sessiond.process import boot_id
+from omega_sessiond.records import HostRecord
 
 BATCH = 256
 """Frames that are journalled in one turn: a long log does not keep the other sessions waiting."""

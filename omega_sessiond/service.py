@@ -35,7 +35,7 @@ from omega_sessiond.errors import (
 )
 from omega_sessiond.executions import Executions
 from omega_sessiond.host import Launch
-from omega_sessiond.journal import Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
 from omega_sessiond.messages import (
@@ -67,6 +67,7 @@ from omega_sessiond.messages import (
 from omega_sessiond.messages import Session as SessionView
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.pool import Pool
+from omega_sessiond.records import SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
 from omega_sessiond.transfer import Transfer

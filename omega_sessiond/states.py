@@ -22,7 +22,7 @@ from omega_sessiond.errors import (
     SnapshotNotFound,
 )
 from omega_sessiond.host import Launch
-from omega_sessiond.journal import Journal, Keep
+from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
 from omega_sessiond.messages import (
@@ -36,6 +36,7 @@ from omega_sessiond.messages import (
     Timeline,
     now,
 )
+from omega_sessiond.records import Keep
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from omega_sessiond.journal import ExecutionRecord
 from omega_sessiond.messages import Parent, TimelineNode
+from omega_sessiond.records import ExecutionRecord
 from omega_sessiond.shelf import CheckpointRecord, RestoreRecord, SnapshotRecord
 
 COMMAND_CHARS = 200

@@ -28,10 +28,11 @@ from omega_sessiond.errors import (
     SessionExists,
 )
 from omega_sessiond.frames import OutputFrame, PartFrame
-from omega_sessiond.journal import ExecutionRecord, Journal, Keep
+from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
 from omega_sessiond.messages import UNFINISHED, CreateOptions, ErrorValue, Imported, ImportRequest, Limits, Lost, now
+from omega_sessiond.records import ExecutionRecord, Keep
 from omega_sessiond.shelf import CheckpointRecord
 from omega_sessiond.states import Sessions
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from omega_sessiond.journal import ExecutionRecord, Piece
+from omega_sessiond.journal import Piece
 from omega_sessiond.messages import UNFINISHED, DataPart, Execution, Stream, Truncated
 from omega_sessiond.parts import PartRecord
+from omega_sessiond.records import ExecutionRecord
 from omega_sessiond.terminal import plain
 
 DEFAULT_MAX_OUTPUT = 1024 * 1024

@@ -6,8 +6,9 @@ import hashlib
 
 import msgspec
 
-from omega_sessiond.journal import ExecutionRecord, Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.messages import Limits, SessionCreated
+from omega_sessiond.records import ExecutionRecord, SessionRecord
 
 
 def at(second: int) -> str:

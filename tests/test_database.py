@@ -25,8 +25,9 @@ from isolation import Place
 from journals import add, at, found, run, session
 from omega_sessiond import __version__, database, schema
 from omega_sessiond.errors import JournalCorrupt, JournalError, JournalFull, JournalReadOnly, JournalTooNew
-from omega_sessiond.journal import HostRecord, Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.messages import ErrorValue, Limits, Lost, SessionDeleted
+from omega_sessiond.records import HostRecord, SessionRecord
 
 DATA = Path(__file__).resolve().parent / "data"
 NOBODY = 65534

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from journals import add, at, found, run, session
 from omega_sessiond import journal
 from omega_sessiond.errors import JournalError, JournalFull
-from omega_sessiond.journal import ExecutionRecord, HostRecord, Journal, Piece, SessionRecord
+from omega_sessiond.journal import Journal, Piece
 from omega_sessiond.messages import (
     ErrorValue,
     ExecutionFinished,
@@ -35,6 +35,7 @@ from omega_sessiond.messages import (
     SessionDeleted,
     Stream,
 )
+from omega_sessiond.records import ExecutionRecord, HostRecord, SessionRecord
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from journals import add, at, found, session
 from omega_sessiond import views
 from omega_sessiond.frames import PartFrame
-from omega_sessiond.journal import Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.messages import SessionDeleted
 from omega_sessiond.parts import PartRecord
+from omega_sessiond.records import SessionRecord
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from journals import add, at, found, run, session
 from life import Life
 from omega_sessiond import retention
 from omega_sessiond.config import Settings
-from omega_sessiond.journal import Journal, SessionRecord
+from omega_sessiond.journal import Journal
 from omega_sessiond.messages import PruneReport, iso
+from omega_sessiond.records import SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 
 LATER = at(3000)

@@ -25,6 +25,7 @@ from omega_sessiond.hosts.engine import Engine, ErrorReport, Outcome
 from omega_sessiond.hosts.helper import Helper
 from omega_sessiond.hosts.outbox import Connection, Outbox, plain, quote
 from omega_sessiond.hosts.output import Output
+from omega_sessiond.hosts.questions import Question, Questions
 from omega_sessiond.hosts.saver import Saves, Terms
 from omega_sessiond.hosts.twins import Twins, count_threads
 
@@ -33,24 +34,6 @@ EXIT_COLLAPSED = 70
 
 HELPER_RETRY_MS = 1000
 """How often a host at rest tries to have a helper thread again when a limit on tasks took it."""
-
-
-class Question:
-    """One input() that waits for its answer."""
-
-    def __init__(self, execution_id: int, secret: bool) -> None:
-        self.execution_id = execution_id
-        self.secret = secret
-        self.answered = False
-        self.text: Optional[str] = None
-        self.lock = allocate_lock()
-        self.lock.acquire()
-
-    def answer(self, text: Optional[str]) -> None:
-        if not self.answered:
-            self.text = text
-            self.answered = True
-            self.lock.release()
 
 
 class Host:
@@ -75,7 +58,7 @@ class Host:
         self._engine: Engine
         self._have = 0
         self._leaving: Optional[str] = None
-        self._question: Optional[Question] = None
+        self._questions = Questions(self.outbox)
         self._interrupt_id = 0
         self._interrupts_before = 0
         self._mine: Optional[Connection] = None  # the connection the main thread waits on: only it may close it
@@ -111,6 +94,35 @@ class Host:
 
     def leave(self, reason: str) -> None:
         self._leaving = reason
+
+    def ask(self, prompt: str, secret: bool) -> Optional[str]:
+        """input(): tell the daemon and wait for the line. None at the end of input, in a forked child too."""
+        question = self.question(prompt, secret)
+        if question is None:
+            return None
+        try:
+            if get_ident() != self._main_thread:
+                question.lock.acquire()
+            while not question.answered:
+                if border.pending:
+                    border.deliver()
+                self._bell.wait()
+        finally:
+            self.withdraw(question)
+        return question.text
+
+    def question(self, prompt: str, secret: bool) -> Optional[Question]:
+        """Tell the daemon that input is wanted. None where nobody could answer."""
+        if self.forked or not self.running or self.helper.is_current():
+            return None
+        self.output.flush()
+        question, unsent = self._questions.put(self.running, prompt, secret)
+        if unsent:
+            self.helper.bell.ring()
+        return question
+
+    def withdraw(self, question: contract.Question) -> None:
+        self._questions.withdraw(question)
 
     # ---- life ----
 
@@ -351,8 +363,7 @@ class Host:
             dropped = self.output.end()
             self.running = 0
             outbox.busy = False
-            if self._question is not None:
-                self._question.answer(None)
+            self._questions.end()
             border.discard_interrupts()
             outbox.emit("result", self._result(execution_id, outcome, duration_ms, dropped))
             unsent = outbox.commit()
@@ -409,54 +420,6 @@ class Host:
         if self.outbox.backlog:
             self.helper.bell.ring()
 
-    # ---- input ----
-
-    def ask(self, prompt: str, secret: bool) -> Optional[str]:
-        """input(): tell the daemon and wait for the line. None at the end of input, in a forked child too."""
-        question = self.question(prompt, secret)
-        if question is None:
-            return None
-        try:
-            self._wait_for_answer(question)
-        finally:
-            self.withdraw(question)
-        return question.text
-
-    def question(self, prompt: str, secret: bool) -> Optional[Question]:
-        """Tell the daemon that input is wanted. None where nobody could answer."""
-        if self.forked or not self.running or self.helper.is_current():
-            return None
-        self.output.flush()
-        question = Question(self.running, secret)
-        with self.outbox.lock:
-            if self._question is not None:
-                raise RuntimeError("another thread waits for input already")
-            self._question = question
-            fields = ',"id":%d,"prompt":%s,"secret":%s' % (
-                question.execution_id,
-                quote(plain(prompt)[:PROMPT_CHARS]),
-                "true" if secret else "false",
-            )
-            self.outbox.emit("input_request", fields)
-            unsent = self.outbox.commit()
-        if unsent:
-            self.helper.bell.ring()
-        return question
-
-    def withdraw(self, question: contract.Question) -> None:
-        with self.outbox.lock:
-            if self._question is question:
-                self._question = None
-
-    def _wait_for_answer(self, question: Question) -> None:
-        if get_ident() != self._main_thread:
-            question.lock.acquire()
-            return
-        while not question.answered:
-            if border.pending:
-                border.deliver()
-            self._bell.wait()
-
     # ---- what the helper tells; it holds no lock ----
 
     def introduce(self, hello: wire.Frame) -> wire.Frame:
@@ -468,8 +431,7 @@ class Host:
             self.outbox.acknowledge(have)
             self._have = have
             log_from, log_to = self.outbox.log_range
-            question = self._question
-            asks = question is not None and not question.answered
+            question = self._questions.open
             answer = {
                 "t": "hello",
                 "wire": wire.WIRE,
@@ -482,7 +444,7 @@ class Host:
                 "version": omega_sessiond.__version__,
                 "engine_version": self._engine.version,
                 "features": self._features(),
-                "asks": question.execution_id if question is not None and asks else 0,
+                "asks": 0 if question is None or question.answered else question.execution_id,
                 "secret": question is not None and question.secret,
             }
         self._bell.ring()
@@ -510,18 +472,12 @@ class Host:
             with self.outbox.lock:
                 self.outbox.acknowledge(number)
         elif kind == "input":
-            self._give_answer(number, frame.get("text"))
+            self._questions.answer(number, frame.get("text"))
+            self._bell.ring()
         elif kind == "interrupt":
             self._interrupt(number)
         elif kind == "reap":
             self.twins.reap(number)
-
-    def _give_answer(self, execution_id: int, text: Any) -> None:
-        with self.outbox.lock:
-            question = self._question
-            if question is not None and question.execution_id == execution_id:
-                question.answer(text if type(text) is str else None)
-        self._bell.ring()
 
     def _interrupt(self, execution_id: int) -> None:
         """SIGINT says nothing of its aim, and one that comes before its command is taken is lost. The daemon names
@@ -633,9 +589,6 @@ class Host:
             except Exception:  # user's streams, or nobody reads any more: it ends all the same
                 status = status or 1
         os._exit(status)
-
-
-PROMPT_CHARS = 64 * 1024
 
 
 def _spare_false_warning() -> None:
