@@ -8,20 +8,22 @@ One object belongs to one thread.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import secrets
-import select
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from omega_sessiond import errors, manager
 from omega_sessiond.errors import DaemonUnreachable, OmegaError, ProtocolError, SessionNotFound, Stopping
 from omega_sessiond.launch import Backoff, Launcher
 from omega_sessiond.target import Target, managed_socket
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+    from omega_sessiond.transport import Connection
 
 REPEAT_S = 60.0
 """How long a request is repeated while daemons go away under it, counted anew from each sign of life."""
@@ -37,33 +39,13 @@ class StreamLost(DaemonUnreachable):
     code = "stream_lost"
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over the socket that `connect_to` makes."""
-
-    def __init__(self, launcher: Launcher) -> None:
-        super().__init__("localhost")
-        self._launcher = launcher
-
-    def connect(self) -> None:
-        self.sock = self._launcher.connect()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether something, which can only be its end, came without being asked for."""
-        if self.sock is None:
-            return True
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-
 class Client:
     """Requests to one daemon. Connects, and starts it where that is allowed, when the first request is made."""
 
     def __init__(self, target: Target, *, may_start: bool = True, may_wake: bool = True) -> None:
         self.target = target
         self._launcher = Launcher(target, may_start=may_start, may_wake=may_wake)
-        self._kept: _Connection | None = None
+        self._kept: Connection | None = None
         self._streaming: socket.socket | None = None
         self._has_hung_up = False
         self.was_repeated = False
@@ -81,7 +63,7 @@ class Client:
             self._kept.close()
             self._kept = None
 
-    def _take_kept(self) -> _Connection | None:
+    def _take_kept(self) -> Connection | None:
         """The kept connection, unless the daemon has closed it meanwhile: to find that out by a failing request would
         leave open whether the request was carried out."""
         connection, self._kept = self._kept, None
@@ -108,15 +90,21 @@ class Client:
         return self._answer("GET", path, None)
 
     def _answer(self, method: str, path: str, body: Any) -> bytes:
+        from omega_sessiond.transport import (
+            BROKEN,
+            Connection,
+            ask,
+        )  # half of what a client loads, and who only looks may never ask
+
         backoff = Backoff(REPEAT_S)
         payload = _encode(body)
         self.was_repeated = False
         while True:
-            connection = self._take_kept() or _Connection(self._launcher)
+            connection = self._take_kept() or Connection(self._launcher)
             try:
-                response = _ask(connection, method, path, payload, "application/json")
+                response = ask(connection, method, path, payload, "application/json")
                 content = response.read()
-            except (http.client.HTTPException, ConnectionError) as error:
+            except BROKEN as error:
                 connection.close()
                 if not backoff.pause():
                     raise DaemonUnreachable(f"The daemon keeps going away: {error or type(error).__name__}") from None
@@ -143,12 +131,14 @@ class Client:
 
     def stream(self, method: str, path: str, body: Any = None) -> Iterator[Json]:
         """The objects of an NDJSON answer as they come. Raises StreamLost when the connection breaks in the middle."""
+        from omega_sessiond.transport import BROKEN, Connection, ask
+
         backoff = Backoff(REPEAT_S)
         payload = _encode(body)
         while True:
-            connection = _Connection(self._launcher)
+            connection = Connection(self._launcher)
             try:
-                response = _ask(connection, method, path, payload, "application/x-ndjson")
+                response = ask(connection, method, path, payload, "application/x-ndjson")
                 self._launcher.answered()
                 if response.status < 400:
                     self._streaming = connection.sock
@@ -157,7 +147,7 @@ class Client:
                     yield from _lines(response)
                     return
                 refusal = _refusal(response.status, response.read())
-            except (http.client.HTTPException, ConnectionError) as failure:
+            except BROKEN as failure:
                 if not backoff.pause():
                     raise DaemonUnreachable(
                         f"The daemon keeps going away: {failure or type(failure).__name__}"
@@ -206,7 +196,7 @@ class Client:
     def submit(self, name: str, options: Json, creation: Callable[[], Json] | None) -> Json:
         """Hand over a command and answer its execution as it is when `wait_s` is over. As `execute` otherwise."""
         path = session_path(name) + "/execute"
-        options = {"idempotency_key": secrets.token_hex(16), **options, "create": False}
+        options = {"idempotency_key": os.urandom(16).hex(), **options, "create": False}
         try:
             execution: Json = self.post(path, options)
         except SessionNotFound:
@@ -221,7 +211,7 @@ class Client:
         `options` are those of the route; a key is added if there is none. The session is created with what `creation`
         answers, when it does not exist; with None that is an error. Survives the death of any number of daemons.
         """
-        options = {"idempotency_key": secrets.token_hex(16), **options, "create": False}
+        options = {"idempotency_key": os.urandom(16).hex(), **options, "create": False}
         path = session_path(name) + "/execute"
 
         def begin() -> Iterator[Json]:
@@ -319,24 +309,6 @@ def _decode(content: bytes) -> Any:
         raise ProtocolError(f"The daemon answered something that is not JSON: {content[:80]!r}") from None
 
 
-def _ask(
-    connection: _Connection, method: str, path: str, payload: bytes | None, accept: str
-) -> http.client.HTTPResponse:
-    headers = {"Accept": accept}
-    if payload is not None:
-        headers["Content-Type"] = "application/json"
-    try:
-        connection.request(method, path, payload, headers)
-    except (BrokenPipeError, ConnectionResetError):
-        # The daemon has answered before it read all (413, say); where it has not, this raises, too.
-        pass
-    response = connection.getresponse()
-    if response.length is None and not response.chunked:
-        # Ours say how long they are: this one broke off within its headers, which http.client does not see.
-        raise http.client.IncompleteRead(b"")
-    return response
-
-
 def _refusal(status: int, content: bytes) -> OmegaError:
     try:
         body = json.loads(content)
@@ -345,12 +317,14 @@ def _refusal(status: int, content: bytes) -> OmegaError:
         return ProtocolError(f"The daemon answered {status} without saying why: {content[:80]!r}")
 
 
-def _lines(response: http.client.HTTPResponse) -> Iterator[Json]:
+def _lines(response: HTTPResponse) -> Iterator[Json]:
+    from omega_sessiond.transport import BROKEN
+
     pending = b""
     while True:
         try:
             data = response.read1(READ_BYTES)
-        except (http.client.HTTPException, ConnectionError) as error:
+        except BROKEN as error:
             raise StreamLost(f"The stream broke: {error or type(error).__name__}") from None
         if not data:
             break

@@ -6,6 +6,7 @@ A row says what an action is called, where it applies, what it calls and which c
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tui import deeds
@@ -24,6 +25,15 @@ def _always(session: Session) -> str | None:
 
 def _no_words(session: Session) -> tuple[str, ...]:
     return ()
+
+
+def _filled(name: str) -> Callable[..., None]:
+    """A deed that asks by a form, in a module that the first picture does not wait for."""
+
+    def run(*about: object) -> None:
+        getattr(import_module("tui.formdeeds"), name)(*about)
+
+    return run
 
 
 class Action(NamedTuple):
@@ -88,21 +98,21 @@ ACTIONS: tuple[Action, ...] = (
         words=lambda session: ("restart", session.name)),
     _of_session("delete", "D", "Delete", "end it and remove it with its history", deeds.delete,
         words=lambda session: ("rm", "-y", session.name)),
-    _of_session("fork", "f", "Fork", "copy it, everything in memory included, into a new session", deeds.fork,
+    _of_session("fork", "f", "Fork", "copy it, everything in memory included, into a new session", _filled("fork"),
         words=lambda session: ("fork", session.name, "COPY")),
-    _of_session("snapshot", "s", "Snapshot", "give its present state a name", deeds.snapshot,
+    _of_session("snapshot", "s", "Snapshot", "give its present state a name", _filled("snapshot"),
         words=lambda session: ("snapshot", session.name, "SNAPSHOT")),
-    _of_session("restore", "r", "Restore", "go on from a snapshot, in it or in a new session", deeds.restore,
+    _of_session("restore", "r", "Restore", "go on from a snapshot, in it or in a new session", _filled("restore"),
         words=lambda session: ("restore", session.name, "SNAPSHOT")),
-    _of_session("save", "w", "Save", "its state now; it is saved by itself while it is idle", deeds.save,
+    _of_session("save", "w", "Save", "its state now; it is saved by itself while it is idle", _filled("save"),
         words=lambda session: ("save", session.name)),
-    _of_session("limits", "L", "Limits", "memory, tasks and share of the processors", deeds.change_limits,
+    _of_session("limits", "L", "Limits", "memory, tasks and share of the processors", _filled("change_limits"),
         words=lambda session: ("set", session.name, "--mem", "SIZE")),
-    _of_session("labels", "l", "Labels", "what it is filed under", deeds.change_labels,
+    _of_session("labels", "l", "Labels", "what it is filed under", _filled("change_labels"),
         words=lambda session: ("set", session.name, "--label", "K=V")),
     _of_session("copy", "y", "Copy", "the selected text, else the command line of what was done last",
         deeds.copy),
-    Action("new", "n", "New", "a session with its engine, interpreter, limits and labels", "Session", deeds.new,
+    Action("new", "n", "New", "a session with its engine, interpreter, limits and labels", "Session", _filled("new"),
         words=lambda session: ("new", "NAME"), in_footer=True),
     Action("filter", "slash", "Filter", "text, st:busy, eng:python, label:key=value, !not", "List", deeds.filter_list,
         scope="list", in_footer=True),

@@ -20,7 +20,7 @@ from textual.binding import Binding
 from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.message import Message
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
 
 from omega_sessiond.client import Client, session_path
@@ -33,7 +33,6 @@ from tui.ascii import AsciiSigns
 from tui.errands import Errands
 from tui.feed import Feed, Hello, Listing, Standing
 from tui.keys import THEMES, Settings
-from tui.modals import Confirm, Form, Help, Trouble
 from tui.model import Model, Session
 from tui.palette import Actions
 from tui.roles import ASCII, UNICODE, is_poor_terminal
@@ -46,6 +45,7 @@ from tui.text import LastFilter, NoNamedColors, cell
 from tui.themes import DARK, LIGHT
 
 if TYPE_CHECKING:
+    from tui.modals import Form
     from tui.prompt import Prompt
 
 FLUSH_S = 0.1
@@ -120,13 +120,25 @@ class Dashboard(App[int]):
         self._loading: set[str] = set()
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        self.theme = THEMES[settings.theme or "dark"]
+        self._begin_with(THEMES[settings.theme or "dark"])
         self.set_keymap(dict(settings.keys))
+
+    def _begin_with(self, theme: str) -> None:
+        """Have a theme from the first picture on. To set it, as `t` does, is to parse all styles once more."""
+        self.set_reactive(App.theme, theme)
+        is_dark = self.current_theme.dark
+        self.set_class(is_dark, "-dark-mode", update=False)
+        self.set_class(not is_dark, "-light-mode", update=False)
+        self._refresh_truecolor_filter(self.ansi_theme)
+        self.stylesheet.set_variables(self.get_css_variables())
 
     # ---- life ----
 
+    def get_default_screen(self) -> Screen[None]:
+        """The list, at once: nothing stands behind it that would have to be laid out first."""
+        return self.main
+
     def on_mount(self) -> None:
-        self.push_screen(self.main)
         self.set_interval(1.0, self._tick)
         self.set_interval(SAMPLE_S, self._sample)
         self.call_after_refresh(self.feed.start)  # the first picture comes before the first request
@@ -410,13 +422,16 @@ class Dashboard(App[int]):
             try:
                 await doing()
             except OmegaError as error:
-                self.push_screen(Trouble(failure, error))
+                self.show_trouble(failure, error)
             except Exception as error:  # an edge of the program: said by its kind, for its text may hold what was typed
-                self.push_screen(
-                    Trouble(failure, InternalError(f"{type(error).__name__} in the dashboard", hint=DEFECT))
-                )
+                self.show_trouble(failure, InternalError(f"{type(error).__name__} in the dashboard", hint=DEFECT))
 
         self.run_worker(guarded(), exit_on_error=False)
+
+    def show_trouble(self, failure: str, error: OmegaError) -> None:
+        from tui.modals import Trouble
+
+        self.push_screen(Trouble(failure, error))
 
     def _wake(self, kind: str) -> None:
         async def doing() -> None:
@@ -425,8 +440,11 @@ class Dashboard(App[int]):
 
         self.begin("Cannot start the daemon", doing)
 
-    async def confirm(self, question: Confirm) -> bool:
-        answer: bool | None = await self.push_screen_wait(question)
+    async def confirm(self, question: Text, consequence: str, verb: str, line: str) -> bool:
+        """Ask before something is done, which `line` would do too."""
+        from tui.modals import Confirm  # with all that stands before a screen: nobody waits for it at the start
+
+        answer: bool | None = await self.push_screen_wait(Confirm(question, consequence, verb, line))
         return answer is True
 
     async def fill(self, form: Form) -> dict[str, str] | None:
@@ -503,6 +521,8 @@ class Dashboard(App[int]):
             self.main.focus_table()
 
     def open_help(self) -> None:
+        from tui.modals import Help
+
         groups: dict[str, list[tuple[str, str, str]]] = {}
         for action in ACTIONS:
             row = (shown_keys(self.keys_of(action)), action.label, action.help)

@@ -18,13 +18,9 @@ from textual.widgets import Input
 
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import OmegaError
-from tui import deeds
-from tui.info import Info
 from tui.lines import Choices, OneLine
 from tui.model import Session
 from tui.roles import look_of
-from tui.scopelog import ScopeLog
-from tui.statetabs import Snapshots, Timeline, WantsForget, WantsRestore
 from tui.table import shown_age
 from tui.tape import shown_duration
 from tui.text import cell
@@ -32,7 +28,10 @@ from tui.transcript import Transcript
 
 if TYPE_CHECKING:
     from tui.app import Dashboard
+    from tui.info import Info
     from tui.prompt import Answer, Left, Prompt, WantsInterrupt
+    from tui.scopelog import ScopeLog
+    from tui.statetabs import Snapshots, Timeline, WantsForget, WantsRestore
 
 
 READ_S = 1.0
@@ -233,25 +232,38 @@ class Detail(Vertical):
         if session is not None:
             self.tab.show(self, session)
 
+    # What a tab is made of is loaded when it is first shown.
+
     def make_info(self) -> Widget:
+        from tui.info import Info
+
         return Info(glyphs=self.dashboard.glyphs, id="info")
 
     def show_info(self, session: Session) -> None:
-        for info in self.query(Info):
-            info.show(session, self.dashboard.clock())
+        for info in self.query("#info").results():
+            cast("Info", info).show(session, self.dashboard.clock())
+
+    def make_journal(self) -> Widget:
+        from tui.scopelog import ScopeLog
+
+        return ScopeLog(id="journal")
 
     def show_journal(self, session: Session) -> None:
         self.dashboard.read_scope_log(session, self._show_journal)
 
     def _show_journal(self, session_id: str, lines: str, is_reason: bool) -> None:
         if session_id == self.session_id:
-            for log in self.query(ScopeLog):
-                log.show(lines, is_reason)
+            for log in self.query("#journal").results():
+                cast("ScopeLog", log).show(lines, is_reason)
 
     def make_snapshots(self) -> Widget:
+        from tui.statetabs import Snapshots
+
         return Snapshots(self.dashboard.clock, id="snapshots")
 
     def make_timeline(self) -> Widget:
+        from tui.statetabs import Timeline
+
         return Timeline(self.dashboard.clock, id="timeline")
 
     def show_read(self, session: Session) -> None:
@@ -287,13 +299,17 @@ class Detail(Vertical):
 
     def on_wants_restore(self, event: WantsRestore) -> None:
         event.stop()
+        from tui import formdeeds
+
         if (session := self.session) is not None:
-            deeds.restore_snapshot(self.dashboard, session, event.snapshot)
+            formdeeds.restore_snapshot(self.dashboard, session, event.snapshot)
 
     def on_wants_forget(self, event: WantsForget) -> None:
         event.stop()
+        from tui import formdeeds
+
         if (session := self.session) is not None:
-            deeds.delete_snapshot(self.dashboard, session, event.snapshot)
+            formdeeds.delete_snapshot(self.dashboard, session, event.snapshot)
 
     # ---- the box ----
 
@@ -382,7 +398,7 @@ class Detail(Vertical):
 TABS = (
     Tab("transcript", "Transcript", "Text", lambda detail: detail.transcript, lambda detail, session: None),
     Tab("info", "Info", "Info", Detail.make_info, Detail.show_info, is_live=True),
-    Tab("journal", "Journal", "Log", lambda detail: ScopeLog(id="journal"), Detail.show_journal),
+    Tab("journal", "Journal", "Log", Detail.make_journal, Detail.show_journal),
     Tab("snapshots", "Snapshots", "Snaps", Detail.make_snapshots, Detail.show_read, is_live=True, takes_keys=True),
     Tab("timeline", "Timeline", "Tree", Detail.make_timeline, Detail.show_read, is_live=True, takes_keys=True),
 )

@@ -42,7 +42,7 @@ class Main(LiveScreen):
     AUTO_FOCUS = "#table"
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(classes="-stale")  # until a daemon answers
         self._settling: Timer | None = None
 
     def compose(self) -> ComposeResult:

@@ -24,7 +24,6 @@ from tui import logbook
 from tui.headline import Headline
 from tui.keyline import KeyLine
 from tui.logbook import PRIORITIES, Entry, Logbook
-from tui.modals import Confirm
 from tui.screens.live import LiveScreen
 from tui.standing import Condition, headline, keys_that_apply, table
 from tui.text import block, cell
@@ -191,7 +190,7 @@ class ServiceScreen(LiveScreen):
         try:
             if verb in ASKED:
                 question, consequence = ASKED[verb]
-                if not await app.confirm(Confirm(Text(question, style="bold"), consequence, verb.title(), line)):
+                if not await app.confirm(Text(question, style="bold"), consequence, verb.title(), line):
                     return
             self._tell(cell(f"$ {line} …", "bold"))
             try:
