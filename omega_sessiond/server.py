@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from omega_sessiond import access, config, log, paths
@@ -63,13 +63,20 @@ USUAL_UMASK = 0o022
 class Start:
     """How this process was started and what it was given. Raises OmegaError when it must not run."""
 
-    def __init__(self, settings: Settings, *, with_tcp: bool, first_fork_server: Started | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        passed: Mapping[str, list[socket.socket]],
+        *,
+        with_tcp: bool,
+        first_fork_server: Started | None,
+    ) -> None:
         self.settings = settings
         self.first_fork_server = first_fork_server
         self.notifier = Notifier()
         self.api_socket: ApiSocket | None = None
         state_dir = settings.state_dir
-        sockets = listen_fds()
+        sockets = dict(passed)
         by_client = os.environ.pop("OMEGA_ACTIVATION", "") == "client"
         lock_fd = os.environ.pop("OMEGA_LOCK_FD", "")
         self.activation: Activation = "client" if by_client else "systemd" if sockets else "foreground"
@@ -299,9 +306,16 @@ class Daemon:
             self._watchdog = self._loop.call_later(self._notifier.watchdog_s / 2, self._tell_watchdog)
 
 
-def serve(settings: Settings, *, with_tcp: bool, first_fork_server: Started | None) -> None:
-    """Run the daemon until it leaves. Raises OmegaError when it cannot begin."""
-    start = Start(settings, with_tcp=with_tcp, first_fork_server=first_fork_server)
+def serve(
+    settings: Settings,
+    passed: Mapping[str, list[socket.socket]],
+    *,
+    with_tcp: bool,
+    first_fork_server: Started | None,
+) -> None:
+    """Run the daemon until it leaves; `passed` are the sockets it was given, by name. Raises OmegaError when it cannot
+    begin."""
+    start = Start(settings, passed, with_tcp=with_tcp, first_fork_server=first_fork_server)
     try:
         journal = Journal.open(paths.journal_file(settings.state_dir))
         try:
@@ -309,10 +323,10 @@ def serve(settings: Settings, *, with_tcp: bool, first_fork_server: Started | No
                 runner.run(_run(start, journal))
         finally:
             journal.close()
+            for listener, _ in start.listeners:
+                listener.close()
     finally:
         start.notifier.close()
-        for listener, _ in start.listeners:
-            listener.close()
         if start.api_socket is not None:
             start.api_socket.remove()
 
@@ -334,14 +348,18 @@ def main(argv: list[str] | None = None, *, first: Started | None = None) -> int:
         if options.check:
             return commandline.check()
         with_tcp = options.tcp
+    # A client that has started us sees our end, and its reason in the log; one of systemd's knows only the socket.
+    is_systemd = "OMEGA_ACTIVATION" not in os.environ
+    passed = listen_fds()
+    waited_at = passed.get("api", []) if is_systemd else []
     try:
         settings = config.load()
         log.set_up(settings.log_level)
-        serve(settings, with_tcp=with_tcp, first_fork_server=first)
+        serve(settings, passed, with_tcp=with_tcp, first_fork_server=first)
     except OmegaError as error:
-        return _cannot_start(error)
+        return _cannot_start(error, waited_at)
     except OSError as error:
-        return _cannot_start(RuntimeDirError(f"{error.filename or 'The system'}: {error.strerror}"))
+        return _cannot_start(RuntimeDirError(f"{error.filename or 'The system'}: {error.strerror}"), waited_at)
     except Exception:
         logger.exception("a defect ended the daemon")
         return InternalError.exit_code
@@ -351,8 +369,12 @@ def main(argv: list[str] | None = None, *, first: Started | None = None) -> int:
     return 0
 
 
-def _cannot_start(error: OmegaError) -> int:
+def _cannot_start(error: OmegaError, waited_at: Sequence[socket.socket]) -> int:
     if not logging.getLogger().handlers:
         log.set_up("info")
     logger.error("cannot run: %s: %s%s", error.code, error.message, f" ({error.hint})" if error.hint else "")
+    if waited_at:
+        from omega_sessiond import farewell
+
+        farewell.tell(error, waited_at)
     return error.exit_code

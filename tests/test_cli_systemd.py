@@ -104,13 +104,38 @@ def test_enable_and_disable(installed: UserManager, run: Run) -> None:
     assert installed.systemctl("is-enabled", SOCKET, check=False) == "disabled"
 
 
+def test_wrong_settings_are_told_to_who_asks(installed: UserManager, run: Run) -> None:
+    """A daemon that cannot run says why to the client at its socket, is not started again for nobody, and comes with
+    the next request when the settings are right."""
+    installed.run("mkdir", "-p", ".config/omega-sessiond")
+    installed.run("sh", "-c", "echo 'max_queu = 3' > .config/omega-sessiond/config.toml")
+    for _ in range(2):
+        done = run("ls")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "max_queu" in done.stderr and "config.toml" in done.stderr
+    installed.wait_for_state(SERVICE, "failed")
+    assert installed.show(SERVICE, "NRestarts") == "0"
+    assert installed.show(SOCKET, "ActiveState") == "active"
+    installed.run("rm", ".config/omega-sessiond/config.toml")
+    assert run("ls").returncode == 0
+
+
+def fail(manager: UserManager) -> None:
+    """Have systemd give up on a daemon that cannot start, however slowly this machine starts it five times."""
+    directory = f".config/systemd/user/{SERVICE}.d"
+    manager.run("mkdir", "-p", ".config/omega-sessiond", directory)
+    manager.run("sh", "-c", "echo 'max_queu = 3' > .config/omega-sessiond/config.toml")
+    override = "[Unit]\\nStartLimitIntervalSec=1h\\n[Service]\\nRestartPreventExitStatus=\\n"
+    manager.run("sh", "-c", f"printf '{override}' > {directory}/stubborn.conf")
+    manager.systemctl("daemon-reload")
+    manager.systemctl("start", SERVICE, check=False)
+    manager.wait_for_state(SERVICE, "failed")
+
+
 def test_failed_service_is_told_and_healed(installed: UserManager, run: Run) -> None:
     """After too many crashes the client names the failed units and the commands that bring them back; those work, and
     doctor says the same."""
-    installed.run("mkdir", "-p", ".config/omega-sessiond")
-    installed.run("sh", "-c", "echo 'max_queu = 3' > .config/omega-sessiond/config.toml")
-    installed.systemctl("start", SERVICE, check=False)
-    installed.wait_for_state(SERVICE, "failed")
+    fail(installed)
     done = run("ls")
     assert done.returncode == 3
     assert "has failed" in done.stderr and "reset-failed" in done.stderr
@@ -128,10 +153,7 @@ def test_failed_service_is_told_and_healed(installed: UserManager, run: Run) -> 
 
 def test_failure_is_forgotten_by_one_command(installed: UserManager, run: Run) -> None:
     """service reset-failed makes failed units listen again; where nothing has failed it is a start."""
-    installed.run("mkdir", "-p", ".config/omega-sessiond")
-    installed.run("sh", "-c", "echo 'max_queu = 3' > .config/omega-sessiond/config.toml")
-    installed.systemctl("start", SERVICE, check=False)
-    installed.wait_for_state(SERVICE, "failed")
+    fail(installed)
     installed.run("rm", ".config/omega-sessiond/config.toml")
     done = run("service", "reset-failed")
     assert (done.returncode, "The failure is forgotten" in done.stderr) == (0, True), done.stderr
