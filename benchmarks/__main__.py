@@ -22,6 +22,7 @@ from benchmarks.figures import Effort, Report
 from benchmarks.fork import live_fork
 from benchmarks.journal import share
 from benchmarks.jupyter import kernel
+from benchmarks.large import large
 from benchmarks.latency import latency
 from benchmarks.repl import first_prompt
 from benchmarks.servers import Site
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Site, Effort], Report]] = {
     "new-session": new_session,
     "fork": live_fork,
     "wake": wake,
+    "large": large,
     "density": density,
     "journal": share,
     "cold-start": cold_start,
