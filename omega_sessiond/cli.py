@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from omega_sessiond import __version__
+from omega_sessiond.amounts import age_of, bytes_of, count_of, seconds_of
 from omega_sessiond.errors import OmegaError, RouteNotFound, SessionNotFound, UnknownField
 from omega_sessiond.invocation import Invocation, suggestion
 from omega_sessiond.screen import FORMATS, Screen
@@ -79,42 +79,19 @@ def _common() -> Parser:
     return common
 
 
-def _seconds(text: str) -> float:
-    """Seconds, or with one of the units s, m, h."""
-    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
-    try:
-        value = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no duration: 30, 1.5, 10m, 2h") from None
-    if not 0 < value <= 31_536_000:
-        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and a year")
-    return value
+def _amount(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads an option's text, so that argparse says what is wrong with it."""
+
+    def amount(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return amount
 
 
-def _age(text: str) -> float:
-    """As _seconds, also in days."""
-    return _seconds(f"{24 * float(text[:-1])}h" if re.fullmatch(r"[\d.]+d", text) else text)
-
-
-def _bytes(text: str) -> int | None:
-    """A size with K, M, G or T; "none" lifts a limit."""
-    if text.lower() == "none":
-        return None
-    digits = text.upper().removesuffix("B").removesuffix("I")
-    factor = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}.get(digits[-1:], 0)
-    try:
-        return int(float(digits[:-1]) * factor) if factor else int(digits)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size: 512M, 4G, none") from None
-
-
-def _count(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor none") from None
+_seconds, _age, _bytes, _count = map(_amount, (seconds_of, age_of, bytes_of, count_of))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -243,7 +220,7 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("name", nargs="?", metavar="NAME", help="of this session only")
     command.add_argument("-n", "--dry-run", action="store_true", help="only say what would go")
     command.add_argument("--older-than", type=_age, metavar="AGE", help="what ended so long ago: 36h, 30d")
-    command.add_argument("--keep", type=_tail, metavar="N", help="all but the last N of each session")
+    command.add_argument("--keep", type=_count, metavar="N", help="all but the last N of each session")
     command.add_argument("--max-size", type=_bytes, metavar="S", help="the oldest, until the journal is no larger: 2G")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command = add("kill", "cli_sessions:kill", "end a session's process; history stays, and what is saved", reads=True)

@@ -19,26 +19,37 @@ def prune(call: Invocation) -> int:
     if args.dry_run or not planned["sessions"]:
         _show(call, planned)
         return 0
-    if not call.must_confirm(f"Remove {_counted(planned)} of {len(planned['sessions'])} sessions for good?"):
+    # Who is asked sees first what it is about; a program gets what was removed alone.
+    is_seen = call.form in ("table", "wide") and call.screen.can_ask and not args.yes
+    if is_seen:
+        call.screen.rows(planned["sessions"], _columns(call.screen), call.form)
+    if not call.must_confirm(question(planned)):
         call.screen.say("Nothing was removed.")
         return 130
-    _show(call, call.client.post("/api/prune", body))
+    _show(call, call.client.post("/api/prune", body), with_rows=not is_seen)
     return 0
 
 
-def _show(call: Invocation, report: Json) -> None:
+def question(planned: Json) -> str:
+    """Whether all this may go."""
+    sessions = len(planned["sessions"])
+    return f"Remove {counted(planned)} of {sessions} session{'' if sessions == 1 else 's'} for good?"
+
+
+def _show(call: Invocation, report: Json, *, with_rows: bool = True) -> None:
     screen = call.screen
     if call.form in ("json", "jsonl"):
         screen.json(report) if call.form == "json" else screen.rows(report["sessions"], [], "jsonl")
         return
-    if report["sessions"]:
+    if report["sessions"] and with_rows:
         screen.rows(report["sessions"], _columns(screen), call.form)
     verb = "would go" if report["dry_run"] else "removed"
-    screen.say(f"{_counted(report)} {verb}; the history took {size(report['journal_bytes'])}.")
+    screen.say(f"{counted(report)} {verb}; the history took {size(report['journal_bytes'])}.")
 
 
-def _counted(report: Json) -> str:
-    counts = f"{report['executions']} executions"
+def counted(report: Json) -> str:
+    """How much goes, in words."""
+    counts = f"{report['executions']} execution{'' if report['executions'] == 1 else 's'}"
     if report["outputs"]:
         counts += f" and the output of {report['outputs']} more"
     return f"{counts} ({size(report['bytes'])})"

@@ -6,10 +6,11 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import IO, Any
 
-from omega_sessiond.client import Json, session_path, with_query
+from omega_sessiond.client import Client, Json, session_path, with_query
 from omega_sessiond.errors import ProtocolError
 from omega_sessiond.invocation import Invocation, UsageError, creation_options
 
@@ -20,32 +21,63 @@ LANGUAGES = {"bash": "bash", "node": "javascript", "sqlite3": "sql", "guile": "s
 def export(call: Invocation) -> int:
     """omegactl export: to a file, which must be new, or to standard output."""
     args = call.args
-    if args.notebook and args.state:
-        raise UsageError("A notebook holds no saved variables", hint="Leave --state or --notebook out.")
-    path = with_query(f"{session_path(args.name)}/export", {"state": "true" if args.state else None})
-    lines = call.client.stream("GET", path)
-    first = next(lines, None)  # a refusal comes before a file is made
-    if first is None:
-        raise ProtocolError("The daemon exported nothing")
     if args.output in (None, "-"):
         if not args.output and call.screen.is_terminal:
             raise UsageError("An export is not for a terminal", hint="Name a file with -o, or '-o -' all the same.")
-        _write(sys.stdout.buffer, first, lines, is_notebook=args.notebook)
+        with _begun(call.client, args.name, with_state=args.state, is_notebook=args.notebook) as (first, rest):
+            _write(sys.stdout.buffer, first, rest, is_notebook=args.notebook)
         return 0
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if args.force else os.O_EXCL)
-    try:
-        file = os.fdopen(os.open(args.output, flags, 0o600), "wb")
-    except FileExistsError:
-        raise UsageError(f"{args.output} exists already", hint="Give -f to overwrite it, or another name.") from None
-    try:
-        with file:
-            count = _write(file, first, lines, is_notebook=args.notebook)
-    except BaseException:
-        os.unlink(args.output)
-        raise
-    what = f"{count} executions, its variables" if args.state else f"{count} executions"
-    call.screen.say(f"Exported {args.name} to {args.output}: {what}.")
+    said = export_to(
+        call.client, args.name, args.output, with_state=args.state, is_notebook=args.notebook, may_replace=args.force
+    )
+    call.screen.say(said)
     return 0
+
+
+def export_to(
+    client: Client, name: str, file: str, *, with_state: bool, is_notebook: bool, may_replace: bool = False
+) -> str:
+    """Write a session into a file; a sentence about it. Raises UsageError where the file exists and may not be
+    replaced; one that is replaced goes when the new one is whole."""
+    target, how = os.path.realpath(file), os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    if not may_replace:
+        written = file
+    elif os.path.exists(target) and not os.path.isfile(target):
+        written, how = file, 0  # a pipe, /dev/null: written to as it is
+    else:
+        written = f"{target}.{os.urandom(4).hex()}"
+    with _begun(client, name, with_state=with_state, is_notebook=is_notebook) as (first, rest):
+        try:
+            stream = os.fdopen(os.open(written, os.O_WRONLY | how, 0o600), "wb")
+        except FileExistsError:
+            raise UsageError(f"{file} exists already", hint="Give -f to overwrite it, or another name.") from None
+        except OSError as error:
+            hint = "Name a file in a directory of yours."
+            raise UsageError(f"Cannot write {file}: {error.strerror}", hint=hint) from None
+        try:
+            with stream:
+                count = _write(stream, first, rest, is_notebook=is_notebook)
+            if written != file:
+                os.replace(written, target)
+        except BaseException:
+            if how:
+                os.unlink(written)
+            raise
+    what = f"{count} execution{'' if count == 1 else 's'}" + (", its variables" if with_state else "")
+    return f"Exported {name} to {file}: {what}."
+
+
+@contextmanager
+def _begun(client: Client, name: str, *, with_state: bool, is_notebook: bool) -> Iterator[tuple[Json, Iterator[Json]]]:
+    """The first line of an export and those after it: a refusal comes before a file is made."""
+    if is_notebook and with_state:
+        raise UsageError("A notebook holds no saved variables", hint="Leave --state or --notebook out.")
+    path = with_query(f"{session_path(name)}/export", {"state": "true" if with_state else None})
+    with closing(client.stream("GET", path)) as lines:
+        first = next(lines, None)
+        if first is None:
+            raise ProtocolError("The daemon exported nothing")
+        yield first, lines
 
 
 def _write(file: IO[bytes], first: Json, rest: Iterator[Json], *, is_notebook: bool) -> int:
@@ -171,25 +203,32 @@ def _mime_value(part: Json) -> Any:
 def import_(call: Invocation) -> int:
     """omegactl import."""
     args = call.args
-    made = creation_options(call.screen.warn)
-    body: Json = {
-        "file": os.path.abspath(args.file),
-        "env": made["env"],
-        "trust": args.trust,
-        "state": not args.no_state,
-    }
-    if "cwd" in made:
-        body["cwd"] = made["cwd"]
-    if args.name is not None:
-        body["name"] = args.name
+    body = import_body(args.file, args.name, trust=args.trust, with_state=not args.no_state, warn=call.screen.warn)
     if args.python is not None:
         body["python"] = args.python
     imported = call.client.post("/api/import", body)
     if args.json or args.format:
         call.screen.json(imported)
         return 0
-    state = "its variables come with the next command" if imported["has_state"] else "without its variables"
-    call.screen.say(f"Imported {imported['session']['name']}: {imported['executions']} executions, {state}.")
-    for note in imported["notes"]:
-        call.screen.say(note)
+    for said in imported_words(imported):
+        call.screen.say(said)
     return 0
+
+
+def import_body(file: str, name: str | None, *, trust: bool, with_state: bool, warn: Callable[[str], None]) -> Json:
+    """What POST /api/import is asked from here: the daemon reads the file."""
+    made = creation_options(warn)
+    body: Json = {"file": os.path.abspath(file), "env": made["env"], "trust": trust, "state": with_state}
+    if "cwd" in made:
+        body["cwd"] = made["cwd"]
+    if name:
+        body["name"] = name
+    return body
+
+
+def imported_words(imported: Json) -> list[str]:
+    """What came of it, in sentences."""
+    count = imported["executions"]
+    state = "its variables come with the next command" if imported["has_state"] else "without its variables"
+    came = f"{count} execution{'' if count == 1 else 's'}, {state}"
+    return [f"Imported {imported['session']['name']}: {came}.", *imported["notes"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -129,7 +129,7 @@ class Client:
 
     # ---- streams ----
 
-    def stream(self, method: str, path: str, body: Any = None) -> Iterator[Json]:
+    def stream(self, method: str, path: str, body: Any = None) -> Generator[Json, None, None]:
         """The objects of an NDJSON answer as they come. Raises StreamLost when the connection breaks in the middle."""
         from omega_sessiond.transport import BROKEN, Connection, ask
 

@@ -6,6 +6,7 @@ the REPL itself. Which of two prefixes is ours depends on the engine: the other 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -99,7 +100,7 @@ def find(name: str) -> Row | None:
 def _arguments(row: Row, rest: str, session: ReplSession) -> list[str]:
     """The command line of omegactl that a row stands for. Raises UsageError where words are missing."""
     try:
-        typed = shlex.split(rest)
+        typed = [os.path.expanduser(word) if word.startswith("~") else word for word in shlex.split(rest)]
     except ValueError as error:
         raise UsageError(f"{error} in: {rest}") from None
     taken = row.line.count("{1}") + row.line.count("{2}")
@@ -253,11 +254,39 @@ ROWS = (
         None,
         True,
     ),
-    Row("fork", "COPY", "copy the session, everything in memory included", "fork {name} {1} {rest}"),
-    Row("snapshot", "NAME [-m NOTE]", "give its present state a name", "snapshot {name} {1} {rest}"),
+    Row(
+        "fork",
+        "COPY",
+        "copy the session, everything in memory included; --from-checkpoint: what is saved of it",
+        "fork {name} {1} {rest}",
+    ),
+    Row(
+        "snapshot",
+        "NAME [-m NOTE]",
+        "give its present state a name; with --delete forget it",
+        "snapshot {name} {1} {rest}",
+    ),
     Row("snapshots", "", "its named states", "snapshots {name}"),
     Row("restore", "SNAPSHOT [--into NEW]", "go on from a snapshot", "restore {name} {1} {rest}"),
     Row("timeline", "", "how the session came to where it is, as a tree", "timeline {name} {rest}"),
+    Row(
+        "export",
+        "FILE [--notebook] [--state]",
+        "its history as a file: JSON lines or a Jupyter notebook; --state: with its saved variables",
+        "export {name} -o {1} {rest}",
+    ),
+    Row(
+        "import",
+        "FILE [NEW] [--trust]",
+        "a session from such a file; --trust: with its variables, whose loading runs what they say",
+        "import {1} {rest}",
+    ),
+    Row(
+        "prune",
+        "[OPTIONS]",
+        "remove its old history: shows what would go and asks; --keep N, --older-than AGE, --dry-run",
+        "prune {name} {rest}",
+    ),
     Row("set", "OPTIONS", "limits and labels: --mem 4G, --tasks N, --label K=V", "set {name} {rest}"),
     Row("restart", "", "end the session's process and start a new one, without variables", "restart {name}"),
     Row("kill", "", "end the session's process; history stays, and what is saved", "kill {name}"),

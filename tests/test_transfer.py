@@ -160,7 +160,7 @@ def test_command_line_carries_a_session(omegactl: Omegactl, place: Place) -> Non
     omegactl("exec", "work", "-c", "x = 41")
     omegactl("save", "work")
     file = str(place.home / "work.jsonl")
-    assert "1 executions, its variables" in omegactl("export", "work", "--state", "-o", file).err
+    assert "1 execution, its variables" in omegactl("export", "work", "--state", "-o", file).err
     assert Path(file).stat().st_mode & 0o777 == 0o600
     again = omegactl("export", "work", "-o", file)
     assert again.code == 2

@@ -42,6 +42,14 @@ async def answer(dashboard: Driver, button: str) -> None:
     await dashboard.pilot.click(f"#{button}")
 
 
+async def fills(dashboard: Driver, **values: str) -> None:
+    """Fill the form that comes, and accept it."""
+    await dashboard.until(lambda: dashboard.app.screen.query("#ok"), "the form opens")
+    for name, value in values.items():
+        dashboard.app.screen.query_one(f"#field-{name}", Input).value = value
+    await answer(dashboard, "ok")
+
+
 def last_line(dashboard: Driver) -> str:
     return dashboard.app.command_log[-1].line if dashboard.app.command_log else ""
 
@@ -115,6 +123,28 @@ async def delete(dashboard: Driver, life: Life) -> None:
     await dashboard.sees("No sessions yet")
     assert life.get("/api/sessions") == []
     assert last_line(dashboard) == "omegactl rm -y work"
+
+
+@does("export", "import")
+async def export_and_import(dashboard: Driver, life: Life) -> None:
+    file = life.place.base / "work.jsonl"
+    await dashboard.press("x")
+    await fills(dashboard, file=str(file))
+    await dashboard.until(lambda: last_line(dashboard) == f"omegactl export work -o {file}", "it is logged")
+    await dashboard.press("I")
+    await fills(dashboard, file=str(file), name="copy")
+    await dashboard.until(lambda: last_line(dashboard) == f"omegactl import {file} copy --no-state", "it is logged")
+    assert life.get("/api/sessions/copy")["execution_count"] == 1
+
+
+@does("prune")
+async def prune(dashboard: Driver, life: Life) -> None:
+    await dashboard.press("P")
+    await fills(dashboard, keep="0")
+    await dashboard.sees("Remove 1 execution")
+    await answer(dashboard, "yes")
+    await dashboard.until(lambda: last_line(dashboard) == "omegactl prune --keep 0 -y", "it is logged")
+    assert life.get("/api/sessions/work/executions") == []
 
 
 @does("limits")
@@ -365,7 +395,7 @@ def test_confirmation_goes_to_the_session_it_named(life: Life) -> None:
 def test_remapped_key_acts_and_the_old_one_does_not(life: Life) -> None:
     """A key of the settings file takes the place of the action's own."""
     life.execute("work", "x = 1")
-    keys, troubles = remapped({"sort": "x"})
+    keys, troubles = remapped({"sort": "u"})
     assert troubles == []
 
     async def story() -> None:
@@ -373,9 +403,9 @@ def test_remapped_key_acts_and_the_old_one_does_not(life: Life) -> None:
             await dashboard.selects("work")
             await dashboard.press("o")
             assert dashboard.main.table.sort_key == "name"
-            await dashboard.press("x")
+            await dashboard.press("u")
             assert dashboard.main.table.sort_key == "state"
-            await dashboard.sees("x Sort")
+            await dashboard.sees("u Sort")
 
     run(story())
 

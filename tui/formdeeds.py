@@ -9,9 +9,13 @@ import shutil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from omega_sessiond.cli_history import counted
+from omega_sessiond.cli_history import question as question_of
+from omega_sessiond.cli_transfer import export_to, import_body, imported_words
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import CannotFork, OmegaError
 from omega_sessiond.invocation import creation_options
+from omega_sessiond.screen import size
 from omega_sessiond.statewords import checkpoint_words
 from omega_sessiond.terminal import one_line
 from tui import forms
@@ -218,3 +222,91 @@ def delete_snapshot(app: Dashboard, session: Session, snapshot: str) -> None:
         app.refresh_detail()
 
     app.begin(f"Cannot delete snapshot {snapshot} of {name}", doing)
+
+
+# ---- files and old history ----
+
+
+def export(app: Dashboard, session: Session) -> None:
+    """Write a session into a file on this side."""
+    name, id = session.name, session.id
+
+    async def doing() -> None:
+        form = forms.Export(session)
+        values = await app.fill(form)
+        if values is None:
+            return
+        words, file = tuple(form.words(values)), form.file(values)
+        with_state, is_notebook = "--state" in words, "--notebook" in words
+        if await app.run_in_thread(lambda: os.path.lexists(file)):
+            words = (*words, "-f")
+            question = cell(f"Replace {file}?", "bold")
+            if not await app.confirm(question, "The file exists already.", "Replace", app.line(words)):
+                return
+        said = await app.ask(
+            lambda client: export_to(
+                same(client, name, id), name, file,
+                with_state=with_state, is_notebook=is_notebook, may_replace="-f" in words,
+            )
+        )  # fmt: skip
+        app.log_command(words, said)
+        app.tell(said)
+
+    app.begin(f"Cannot export {name}", doing)
+
+
+def import_(app: Dashboard) -> None:
+    """Make a session of a file, and go to it."""
+
+    async def doing() -> None:
+        form = forms.Import()
+        values = await app.fill(form)
+        if values is None:
+            return
+        trust = form.trusts(values)
+        body = import_body(form.file(values), values["name"], trust=trust, with_state=trust, warn=app.tell)
+        imported = await app.ask(lambda client: client.post("/api/import", body))
+        said = " ".join(imported_words(imported))
+        app.log_command(tuple(form.words(values)), said)
+        app.tell(said)
+        show_new(app, imported["session"])
+
+    app.begin("Cannot import the session", doing)
+
+
+PLANNED = 8
+"""Sessions of which a question says by name what goes."""
+
+
+def prune(app: Dashboard) -> None:
+    """Say what would go of the history; then, if that is confirmed, have it go."""
+
+    async def doing() -> None:
+        form = forms.Prune()
+        values = await app.fill(form)
+        if values is None:
+            return
+        body, words = form.body(values), tuple(form.policy(values))
+        planned = await app.ask(lambda client: client.post("/api/prune", {**body, "dry_run": True}))
+        if not planned["sessions"]:
+            app.log_command((*words, "--dry-run"), "nothing would go")
+            app.tell(f"Nothing would go; the history takes {size(planned['journal_bytes'])}.")
+            return
+        rows = sorted(planned["sessions"], key=lambda row: row["bytes"], reverse=True)
+        lines = [f"{row['session']}: {counted(row)}, up to {row['up_to_id']}" for row in rows[:PLANNED]]
+        if len(rows) > PLANNED:
+            lines.append(f"and of {len(rows) - PLANNED} more sessions")
+        words = (*words, "-y")
+        question = cell(question_of(planned), "bold")
+        if not await app.confirm(question, one_by_one(lines), "Remove", app.line(words)):
+            return
+        report = await app.ask(lambda client: client.post("/api/prune", body))
+        said = f"{counted(report)} removed"
+        app.log_command(words, said)
+        app.tell(said)
+
+    app.begin("Cannot prune the history", doing)
+
+
+def one_by_one(lines: list[str]) -> str:
+    return "\n".join(one_line(line) for line in lines)

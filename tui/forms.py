@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
+from omega_sessiond import amounts
+from omega_sessiond.amounts import UNITS, age_of, bytes_of
 from omega_sessiond.screen import size
 from tui.modals import Field, Form
 from tui.model import Session
@@ -15,28 +18,15 @@ from tui.text import cell
 
 Json = dict[str, Any]
 
-UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-
 
 def size_of(text: str) -> int | None:
-    """A number of bytes, with K, M, G or T; nothing or "none" is no limit. Raises ValueError."""
-    if text.lower() in ("", "none", "-"):
-        return None
-    digits = text.upper().removesuffix("B").removesuffix("I")
-    factor = UNITS.get(digits[-1:], 1)
-    try:
-        return int(float(digits[:-1] if digits[-1:] in UNITS else digits) * factor)
-    except (ValueError, OverflowError):
-        raise ValueError(f"'{text}' is no size: 512M, 4G, none") from None
+    """A size; nothing is no limit. Raises ValueError."""
+    return bytes_of(text) if text not in ("", "-") else None
 
 
 def count_of(text: str) -> int | None:
-    """A number; nothing or "none" is no limit. Raises ValueError."""
-    if text.lower() in ("", "none", "-"):
-        return None
-    if not text.isdecimal():
-        raise ValueError(f"'{text}' is neither a number nor none")
-    return int(text)
+    """A number; nothing is no limit. Raises ValueError."""
+    return amounts.count_of(text) if text not in ("", "-") else None
 
 
 def labels_of(text: str) -> dict[str, str]:
@@ -260,3 +250,99 @@ class Restore(Form):
     def words(self, values: Mapping[str, str]) -> Sequence[str]:
         into = ["--into", values["into"]] if values["into"] else []
         return ["restore", self._session_name, values["snapshot"], *into]
+
+
+class Export(Form):
+    """A session as a file on this side: what kind, where, and whether its saved variables come along."""
+
+    KINDS = ("JSON lines", "JSON lines, with its variables", "Jupyter notebook")
+
+    def __init__(self, session: Session) -> None:
+        self._session_name = session.name
+        fields = [
+            Field("kind", "as", self.KINDS[0], "", self.KINDS),
+            Field("file", "file", "", f"{session.name}.jsonl, or .ipynb, in this directory"),
+        ]
+        super().__init__(Text("Export ", "bold").append_text(cell(session.name, "bold")), fields, "Export")
+
+    def file(self, values: Mapping[str, str]) -> str:
+        """Where it goes: what was written, or a name made of the session's."""
+        ending = "ipynb" if values["kind"] == self.KINDS[2] else "jsonl"
+        return os.path.expanduser(values["file"]) or f"{self._session_name}.{ending}"
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        option = {self.KINDS[1]: ["--state"], self.KINDS[2]: ["--notebook"]}.get(values["kind"], [])
+        return ["export", self._session_name, "-o", self.file(values), *option]
+
+
+class Import(Form):
+    """A session from a file, and whether whoever made the file is trusted."""
+
+    VARIABLES = ("leave them out", "take them: I trust the file")
+
+    def __init__(self) -> None:
+        fields = [
+            Field("file", "file", "", "what an export wrote"),
+            Field("name", "name", "", "as it was called"),
+            Field("variables", "variables", self.VARIABLES[0], "", self.VARIABLES),
+        ]
+        title = Text("Import a session", "bold").append("\nto load its variables is to run what the file says", "dim")
+        super().__init__(title, fields, "Import")
+
+    def file(self, values: Mapping[str, str]) -> str:
+        return os.path.expanduser(values["file"])
+
+    def trusts(self, values: Mapping[str, str]) -> bool:
+        return values["variables"] == self.VARIABLES[1]
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        return None if values["file"] else "Which file?"
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        name = [values["name"]] if values["name"] else []
+        option = "--trust" if self.trusts(values) else "--no-state"
+        return ["import", self.file(values) or "FILE", *name, option]
+
+
+class Prune(Form):
+    """Which old history may go. What would go is shown next, before anything does."""
+
+    def __init__(self) -> None:
+        fields = [
+            Field("session", "session", "", "all of them"),
+            Field("older", "older than", "", "what ended so long ago: 36h, 30d"),
+            Field("keep", "keep", "", "the last N of each session"),
+            Field("size", "max size", "", "of the journal, once the oldest is gone: 2G"),
+        ]
+        title = Text("Remove old history", "bold").append(
+            "\nwhat the settings let go, or what is said here instead", "dim"
+        )
+        super().__init__(title, fields, "Look")
+
+    def body(self, values: Mapping[str, str]) -> Json:
+        """What POST /api/prune is asked. Raises ValueError."""
+        body = {
+            "session": values["session"] or None,
+            "older_than_s": age_of(values["older"]) if values["older"] else None,
+            "keep": count_of(values["keep"]),
+            "max_bytes": size_of(values["size"]),
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+    def check(self, values: Mapping[str, str]) -> str | None:
+        try:
+            self.body(values)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def words(self, values: Mapping[str, str]) -> Sequence[str]:
+        return [*self.policy(values), "--dry-run"]
+
+    def policy(self, values: Mapping[str, str]) -> list[str]:
+        """What may go, as arguments."""
+        words = ["prune", *([values["session"]] if values["session"] else [])]
+        for option, name in (("--older-than", "older"), ("--keep", "keep"), ("--max-size", "size")):
+            if values[name]:
+                words += [option, values[name]]
+        return words

@@ -122,6 +122,8 @@ class Form(ModalScreen[dict[str, str] | None]):
         self._title = title
         self._fields = fields
         self._verb = verb
+        self._faulty: dict[str, str] | None = None
+        """The values that something was said against."""
 
     def check(self, values: Mapping[str, str]) -> str | None:
         """What is wrong with the values; None when they can be used."""
@@ -188,11 +190,13 @@ class Form(ModalScreen[dict[str, str] | None]):
     def _show(self) -> None:
         values = self.values
         self.query_one("#line", Static).update(cell("omegactl " + shlex.join(self.words(values)), "dim"))
-        self.query_one("#fault", Static).update(Text())
+        if values != self._faulty:
+            self.query_one("#fault", Static).update(Text())
 
     def _accept(self) -> None:
         values = self.values
         if wrong := self.check(values):
+            self._faulty = values
             self.query_one("#fault", Static).update(cell(wrong))
             self.query(Input).first().focus()
             return
