@@ -136,7 +136,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     import difflib  # for a mistake alone
 
     near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{near[0]}'? " * bool(near) + "'omegactl engines' lists the engines of this machine."
+    meant = f"Did you mean '{near[0]}'? " if near else ""
+    return meant + "'omegactl engines' lists the engines of this machine."
 
 
 def _missing_for_kernel(place: str, env: dict[str, str]) -> str | None:

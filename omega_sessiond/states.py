@@ -119,7 +119,7 @@ class States:
         for found in self._named(live):
             if found[0].name == snapshot:
                 return found
-        raise SnapshotNotFound(f"Session '{live.record.name}' has no snapshot '{snapshot[:80]}'")
+        raise SnapshotNotFound(f"Session '{live.record.name}' has no snapshot {snapshot[:80]!r}")
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """Forget a name; its file goes when nothing else needs it."""

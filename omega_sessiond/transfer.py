@@ -427,11 +427,17 @@ def _opened(file: str) -> BinaryIO:
         # Without O_NONBLOCK a pipe without a writer would hold the daemon.
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise InvalidField(f"Cannot read {file}: {error.strerror}", hint="Name a readable file.") from None
+        raise _unreadable(file, error) from None
+    except ValueError:
+        raise InvalidField(f"{file!r} is not the path of a file") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InvalidField(f"{file} is not a plain file")
     return os.fdopen(descriptor, "rb")
+
+
+def _unreadable(file: str, error: OSError) -> InvalidField:
+    return InvalidField(f"Cannot read {file}: {error.strerror}", hint="Name a readable file.")
 
 
 def _line(line: Line) -> bytes:
@@ -441,7 +447,13 @@ def _line(line: Line) -> bytes:
 def _read(stream: BinaryIO, file: str) -> Iterator[Line]:
     """The lines of a file. Raises InvalidImport for what is none of ours, with its number."""
     number = 0
-    while data := stream.readline(MAX_LINE_BYTES):
+    while True:
+        try:
+            data = stream.readline(MAX_LINE_BYTES)
+        except OSError as error:  # a plain file by its looks, like those in /proc
+            raise _unreadable(file, error) from None
+        if not data:
+            return
         number += 1
         try:
             yield _decode(data)

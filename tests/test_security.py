@@ -101,6 +101,9 @@ def test_numbers_that_no_journal_holds(life: Life, number: int) -> None:
         {"python": "/usr/bin/python3\0"},
         {"python": "/etc/passwd"},
         {"engine": "python\0"},
+        {"engine": "zzz"},
+        {"engine": "jupyter:../../zzz"},
+        {"engine": "jupyter:x@\0"},
         {"env": {"A\0": "b"}},
         {"env": {"A": "b\0"}},
         {"env": {"A=B": "c"}},
@@ -121,6 +124,14 @@ def test_keys_and_labels_cannot_add_headers(life: Life) -> None:
     received = life.daemon.send(f"{head}Connection: close\r\n\r\n{body}".encode())
     assert received.endswith(b"\r\n\r\n1\n")
     assert b"X-Injected" not in received
+
+
+@pytest.mark.parametrize("segment", ["%FF", "%ED%A0%80", "%00", "a%2F..%2Fb"])
+def test_snapshot_names_that_are_no_text(life: Life, segment: str) -> None:
+    """A name in a path that is no text names no snapshot, and is answered like any other."""
+    assert life.execute("work", "1").status == 200
+    answer = life.call("DELETE", f"/api/sessions/work/snapshots/{segment}")
+    assert (answer.status, answer.code) == (404, "snapshot_not_found")
 
 
 # ---- other users ----

@@ -138,10 +138,9 @@ def test_tampered_variables_are_refused(life: Life, place: Place) -> None:
 
 
 def test_files_that_cannot_be_read(life: Life, place: Place) -> None:
-    """A missing file, a directory and a name that is taken are told apart."""
-    assert life.call("POST", "/api/import", {"file": "/nowhere/x"}).code == "invalid_field"
-    assert life.call("POST", "/api/import", {"file": str(place.home)}).code == "invalid_field"
-    assert life.call("POST", "/api/import", {"file": "relative"}).code == "invalid_field"
+    """A missing file, what is no file or cannot be read like one, and a name that is taken are told apart."""
+    for file in ("/nowhere/x", str(place.home), "relative", "/dev/zero", "/proc/self/mem", "/a\0b"):
+        assert life.call("POST", "/api/import", {"file": file}).code == "invalid_field", file
     life.run("work", "1")
     assert life.call("POST", "/api/import", {"file": put(place, lines(life, "work"))}).code == "session_exists"
 
