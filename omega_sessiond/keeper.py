@@ -729,8 +729,11 @@ class Keeper:
         log.info("session %s: host %s: %s", record.name, record.host.pid if record.host else "-", reason)
         is_unused_fork = record.parent is not None and record.execution_count == 0
         was_used = last_taken > 0 or live.record.host_seq > 0 or is_unused_fork
+        sent = live.work.get(live.session.running or 0)
+        if bye is not None and sent is not None and sent.record.id > last_taken:  # it came while the host was leaving
+            self.recorder.unbegin(live, sent)
         live.taken = max(live.taken, last_taken, self._journal.last_begun(record.id))
-        is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.is_whole(live)
+        is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.stands_for(live, live.taken)
         if is_saved:
             reason = live.sleep_reason or reason
         lost = self.vault.loss(live, reason) if was_used and not is_saved else live.record.lost
@@ -743,7 +746,7 @@ class Keeper:
         except JournalError:
             live.host = host
             raise
-        self._reap(record)
+        live.refusal = None
         remains.clear(self._state_dir, record.id)
         if live.session.link == "absent":
             live.settled.set()

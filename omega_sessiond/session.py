@@ -56,7 +56,7 @@ class HostDied(Struct, frozen=True):
 
 class HostGone(Struct, frozen=True):
     """The host is dead, and all it left behind has been read. It had begun every id up to `last_taken`; `is_saved`:
-    its whole state is in a checkpoint."""
+    its whole state is in a checkpoint, and what it had not begun is for the next host, which has that state."""
 
     last_taken: int
     is_saved: bool = False
@@ -226,7 +226,7 @@ class Session:
                 return []
             case HostGone(last_taken, is_saved):
                 self.is_asleep = is_saved
-                return self._gone(last_taken)
+                return self._goes_on() if is_saved and not self.ending else self._gone(last_taken)
             case InputAsked(id):
                 self.waiting = self.running == id
                 return []
@@ -276,6 +276,13 @@ class Session:
         if self.running is not None:
             effects.append(Watch(self.running))
         return effects + self._advance()
+
+    def _goes_on(self) -> list[Effect]:
+        """The host has left at rest: it cannot have begun anything that has no result."""
+        if self.running is not None:
+            self.queue.appendleft(self.running)
+        self.link, self.running, self.waiting, self._last_meant = "absent", None, False, None
+        return self._start() if self.queue else []
 
     def _gone(self, last_taken: int) -> list[Effect]:
         effects: list[Effect] = []

@@ -95,19 +95,24 @@ class Vault:
             record.execution_id,
             record.size_bytes,
             record.is_complete,
-            not self._has_changed(live),
+            self.is_current(live),
             record.left_out,
             record.obstacles,
             keep.trouble,
         )
 
-    def _has_changed(self, live: Live) -> bool:
-        return max(live.taken, live.session.running or 0) > live.record.keep.covers
+    def is_current(self, live: Live) -> bool:
+        """Whether nothing was begun since the checkpoint."""
+        return max(live.taken, live.session.running or 0) <= live.record.keep.covers
 
     def is_whole(self, live: Live) -> bool:
         """Whether the checkpoint stands for the session as it is now."""
+        return self.stands_for(live, max(live.taken, live.session.running or 0))
+
+    def stands_for(self, live: Live, last: int) -> bool:
+        """Whether the checkpoint stands for all of the session up to this execution."""
         record = self.current(live)
-        return record is not None and record.is_complete and not self._has_changed(live)
+        return record is not None and record.is_complete and last <= live.record.keep.covers
 
     # ---- saving in the background ----
 
