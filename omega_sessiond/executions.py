@@ -288,13 +288,19 @@ class Executions:
             await _over(Awaited(work, wait_s))
 
     async def answer(self, name: str, request: InputRequest) -> Execution:
-        """Answer the input() an execution waits in."""
+        """Answer the input() an execution waits in. One whose host is out of reach just now is waited for: an answer
+        that is taken arrives."""
         live = self._sessions.find(name)
+        if live.session.link == "reconnecting":
+            if live.refusal is not None:
+                raise live.refusal
+            await live.settled.wait()
         id = request.execution_id
         work = live.work.get(id)
         if work is None:
             self._row(live, id)
-        if work is None or live.host is None or live.session.running != id or not live.session.waiting:
+        is_there = live.host is not None and live.session.link == "up"
+        if work is None or not is_there or live.session.running != id or not live.session.waiting:
             raise NotWaitingInput(f"Execution {id} does not wait for input")
         text = None if work.secret else request.text
         with self._journal.atomic():
@@ -303,6 +309,7 @@ class Executions:
         work.record = replace(work.record, status="running")
         self._keeper.committed()
         self._keeper.handle(live, decide.InputGiven(id))
+        assert live.host is not None
         live.host.give_input(id, request.text)
         return self.get(name, id)
 
