@@ -247,6 +247,16 @@ def test_larger_than_allowed_is_told(hosts: Hosts) -> None:
     assert os.listdir(host.directory / "checkpoints") == []
 
 
+def test_limit_on_files_bounds_a_checkpoint(hosts: Hosts) -> None:
+    """A session with a limit on the size of files (`ulimit -f`) is saved as far as that allows."""
+    host = hosts()
+    host.run("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); x = 1")
+    assert save(host)["reason"] is None
+    host.run("data = bytearray(2 << 20)")
+    host.daemon.send("save", id="two")
+    assert "larger" in host.daemon.wait_for("saved", id="two")["reason"]
+
+
 def test_files_are_private(hosts: Hosts) -> None:
     """Directory and files of a checkpoint are the user's alone, and its header is JSON that people can read."""
     host = hosts()

@@ -279,7 +279,7 @@ class Saves:
                 signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _be_expendable()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (terms.max_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            _bound_files(terms.max_bytes)
             text = json.dumps(self._write(id, engine, about, terms))
             data = text.encode("ascii")
             while data:
@@ -343,6 +343,12 @@ def _fork() -> Tuple[int, str]:
             return os.fork(), ""
     except OSError as error:
         return -1, error.strerror or str(error)
+
+
+def _bound_files(most: int) -> None:
+    """No file larger than this, or than the user's own limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _be_expendable() -> None:
