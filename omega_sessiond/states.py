@@ -143,6 +143,8 @@ class States:
             raise SessionBusy(f"Session '{name}' is {live.session.state}")
         if live.taken or live.record.keep.checkpoint_id is not None:
             await self._save_changes(live)
+            if live.host is not None and not (live.session.is_ready and self._vault.is_current(live)):
+                raise SessionBusy(f"Session '{name}' was used while it was saved: nothing was replaced")
         source: dict[str, object] = {
             "snapshot": snapshot.name,
             "checkpoint": checkpoint.id,
@@ -155,6 +157,12 @@ class States:
             await live.settled.wait()
             if live.start_failure is not None:
                 raise HostFailed(live.start_failure)
+            if live.record.keep.checkpoint_id != checkpoint.id:
+                raise HostFailed(
+                    f"Snapshot '{snapshot.name}' was not loaded: {live.record.keep.trouble}",
+                    hint="The session is without variables"
+                    + (f"; what it had is snapshot '{kept_as}'." if kept_as is not None else "."),
+                )
         else:
             self._keeper.announce(live)
         note = f"It goes on from snapshot '{snapshot.name}', after execution {checkpoint.execution_id}."

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daemon import wait_until
+from gates import Asked, Gate
 from life import Life
 
 Lives = Callable[..., Life]
@@ -40,6 +41,38 @@ def test_restore_goes_back_and_keeps_what_there_was(life: Life) -> None:
     names = [row["name"] for row in life.get(f"{WORK}/snapshots")]
     assert names[:2] == ["first", restored["kept_as"]]
     assert life.get(f"{WORK}/snapshots")[1]["automatic"] == "restore"
+
+
+def test_restore_that_is_not_loaded_is_an_error(life: Life) -> None:
+    """A snapshot whose file is damaged: the answer says so and where to find what there was, which is restored."""
+    life.run("work", "x = 1")
+    made = snap(life, "first")
+    session = life.run("work", "x = 2") and life.session("work")
+    os.truncate(life.place.state_dir / "sessions" / session["id"] / "checkpoints" / made["checkpoint_id"] / "state", 10)
+    answer = life.call("POST", f"{WORK}/restore", {"snapshot": "first"})
+    assert (answer.status, answer.code) == (502, "host_failed")
+    assert "Snapshot 'first' was not loaded" in answer.json["error"] and "is torn" in answer.json["error"]
+    (kept,) = [row["name"] for row in life.get(f"{WORK}/snapshots") if row["automatic"] == "restore"]
+    assert f"what it had is snapshot '{kept}'" in answer.json["hint"]
+    assert life.run("work", "'x' in globals()")["lost"]["variables"] == "all"
+    life.post(f"{WORK}/restore", {"snapshot": kept})
+    assert life.value("work", "x") == 2
+
+
+def test_command_that_comes_while_a_restore_saves_is_not_lost(life: Life) -> None:
+    """A restore whose session is used while what it has is saved is refused, and the command has run."""
+    held = Gate(life.place.base, "save")
+    life.run("work", "x = 1")
+    snap(life, "first")
+    life.run("work", f"class Slow:\n    def __reduce__(self): {held.code}; return int, ()\nslow = Slow()")
+    asked = Asked(life, f"{WORK}/restore", {"snapshot": "first"})
+    held.pid()
+    life.run("work", "x = 2")
+    held.open()
+    asked.join()
+    assert asked.answer is not None and asked.answer.code == "session_busy", asked.answer
+    assert life.value("work", "x") == 2
+    held.close()
 
 
 def test_restore_into_a_new_session(life: Life) -> None:
