@@ -21,8 +21,8 @@ from omega_sessiond.records import Keep, SessionRecord
 FEATURE = "fork"
 
 
-def check(source: Live) -> None:
-    """Raises CannotFork where the session's process could not be copied whatever it holds."""
+async def check(source: Live, timeout_s: float) -> None:
+    """Ask before anything is made. Raises CannotFork for what stands in the way, HostFailed."""
     name, host = source.record.name, source.host
     if source.record.engine != "python":
         engine = source.record.engine
@@ -32,6 +32,7 @@ def check(source: Live) -> None:
             f"Session '{name}' cannot be forked: its process is of an earlier version",
             hint="A restart gives it a new one, without its variables.",
         )
+    await host.ask_about_fork(timeout_s)
 
 
 def copy(source: Live, name: str, state_dir: str, journal: Journal) -> SessionRecord:
@@ -48,7 +49,7 @@ def copy(source: Live, name: str, state_dir: str, journal: Journal) -> SessionRe
         last_used_at=at,
         execution_count=0,
         state_reason=None,
-        lost=Lost("all", f"the daemon ended while it was being forked from '{record.name}'"),
+        lost=Lost("all", f"its process was lost while it was being forked from '{record.name}'"),
         host=None,
         host_seq=0,
         keep=Keep(),

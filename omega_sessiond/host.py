@@ -213,17 +213,15 @@ class Host:
         self._link, self.hello = link, hello
         return hello
 
+    async def ask_about_fork(self, timeout_s: float) -> None:
+        """Raises CannotFork, which says what stands in the way as far as can be known before, and HostFailed."""
+        await self._ask_to_fork(timeout_s, check=True)
+
     async def fork(self, session_id: str, state_dir: str, scope_limits: Limits, timeout_s: float) -> Host:
         """Have this process copied: the grip on the copy. Raises CannotFork, which says what stands in the way, and
         HostFailed."""
         order = {"launch": paths.launch_file(state_dir, session_id), "socket": paths.host_socket(state_dir, session_id)}
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await self.ask("fork", **order)
-        except TimeoutError:
-            raise HostFailed(f"The session's process was not copied within {timeout_s:g} s") from None
-        if "refused" in answer:
-            raise CannotFork(f"It cannot be forked, for it has: {', '.join(answer['refused'])}")
+        answer = await self._ask_to_fork(timeout_s, **order)
         process = None
         if "pid" in answer:
             process = Process.find(answer["pid"], answer["start_time"], boot_id())
@@ -231,10 +229,15 @@ class Host:
             raise HostFailed(f"The session's process could not be copied: {answer.get('failed', 'the copy has ended')}")
         return Host(process, session_id, state_dir, "", scope_limits)
 
-    def reap(self, pid: int) -> None:
-        """A copy that was made of this process has ended, and is its child."""
-        if self._link is not None:
-            self._link.send_control({"t": "reap", "id": pid})
+    async def _ask_to_fork(self, timeout_s: float, **order: object) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self.ask("fork", **order)
+        except TimeoutError:
+            raise HostFailed(f"The session's process was not copied within {timeout_s:g} s") from None
+        if "refused" in answer:
+            raise CannotFork(f"It cannot be forked, for it has: {', '.join(answer['refused'])}")
+        return answer
 
     async def enter_scope(self, scopes: Scopes, unit: str, description: str, stop_s: float) -> None:
         """Move the process into a scope of its own, with its limits."""

@@ -43,7 +43,7 @@ from omega_sessiond.messages import UNFINISHED, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
-from omega_sessiond.records import ExecutionRecord, HostRecord, SessionRecord
+from omega_sessiond.records import ExecutionRecord, HostRecord
 from omega_sessiond.vault import Vault
 
 log = logging.getLogger("omega_sessiond.keeper")
@@ -751,13 +751,6 @@ class Keeper:
         if live.session.link == "absent":
             live.settled.set()
             self.announce(live)
-
-    def _reap(self, record: SessionRecord) -> None:
-        """A session that was forked has a process whose parent is the other's, where that still lives."""
-        if record.parent is not None and record.host is not None:
-            for other in self.by_name.values():
-                if other.record.id == record.parent.session_id and other.host is not None:
-                    other.host.reap(record.host.pid)
 
 
 async def _first(work: Coroutine[Any, Any, object], timeout_s: float) -> None:

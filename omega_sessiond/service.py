@@ -309,7 +309,9 @@ class Service:
             )
         if not source.session.is_at_rest:
             raise SessionBusy(f"Session '{name}' is {source.session.state}")
-        forking.check(source)
+        await forking.check(source, self._settings.host_start_s)
+        if request.name in self._keeper.by_name:  # another request may have been faster
+            raise SessionExists(f"Session '{request.name}' exists already")
         try:
             record = forking.copy(source, request.name, self._state_dir, self._journal)
         except OSError as error:

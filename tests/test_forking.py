@@ -14,6 +14,7 @@ import pytest
 
 from caller import Answer
 from daemon import wait_until
+from gates import Asked, Gate
 from isolation import Place
 from life import FOREVER, Life, is_alive, parent
 
@@ -86,6 +87,8 @@ def test_what_no_fork_takes_along_is_named(life: Life, code: str, words: str) ->
     assert words in answer.json["error"]
     assert life.run("a", "x")["result"] == "5"
     assert [row["name"] for row in life.get("/api/sessions")] == ["a"]
+    events = list(life.stream("GET", "/api/events?since=0&follow=false"))
+    assert {event["session"] for event in events} == {"a"}, "nothing was made before the refusal was known"
     life.run("a", "p.kill(); p.wait()" if "Popen" in code else "0")
 
 
@@ -138,12 +141,48 @@ def test_a_copy_is_interrupted_asked_and_forked_like_any_session(life: Life) -> 
     assert [life.run(name, "x")["result"] for name in ("a", "b", "c")] == ["1", "7", "7"]
 
 
+def test_a_copy_is_no_child_of_the_original(life: Life) -> None:
+    """Code that waits for whatever child meets its own children alone, in the original and in the copy."""
+    life.run("a", "import os; x = 1")
+    copy = forked(life, "a", "b")
+    assert parent(copy["pid"]) not in (life.session("a")["pid"], copy["pid"])
+    wait = "child = os.fork()\nif not child: os._exit(7)\nfound = os.wait()\ntry: os.waitpid(-1, os.WNOHANG)\n"
+    wait += "except ChildProcessError: print('no other')\nfound == (child, 7 << 8)"
+    for name in ("a", "b"):
+        assert life.run(name, wait)["output"] == "no other\nTrue\n"
+
+
+def test_children_that_are_reaped_as_they_end(life: Life) -> None:
+    """A session that ignores SIGCHLD, and so has no child to wait for, is forked like any other."""
+    life.run("a", "import signal; x = 1; signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+    forked(life, "a", "b")
+    assert [life.run(name, "x")["result"] for name in ("a", "b")] == ["1", "1"]
+
+
+def test_a_fork_that_nobody_waits_for_any_more_is_not_made(life: Life, place: Place) -> None:
+    """A daemon that dies while a process is being copied gets no copy when its successor is served already."""
+    held = Gate(place.base, "fork")
+    life.run("a", f"import os; x = 1; os.register_at_fork(before=lambda: {held.code})")
+    asked = Asked(life, "/api/sessions/a/fork", {"name": "b"})
+    held.pid()
+    life.kill()
+    life.start()
+    wait_until(lambda: life.session("b")["state"] == "dead", "nobody has answered for the copy")
+    wait_until(lambda: life.session("a")["state"] == "idle", "the original is found again")
+    held.open()
+    asked.join()
+    assert life.run("a", "x")["result"] == "1"
+    assert [pid for pid, line in place.processes().items() if life.session("b")["id"] in line] == []
+    assert life.run("b", "1")["lost"]["variables"] == "all"
+    held.close()
+
+
 def test_the_original_is_undisturbed_by_its_copys_end(life: Life) -> None:
-    """A copy that dies leaves no zombie with the original, which forks again as if there had been none."""
+    """A copy that dies costs the original nothing, which forks again as if there had been none."""
     life.run("a", "import os; x = 1")
     copy = forked(life, "a", "b")
     assert life.run("b", "os._exit(3)")["status"] == "died"
-    wait_until(lambda: not os.path.exists(f"/proc/{copy['pid']}"), "the copy is reaped")
+    wait_until(lambda: not is_alive(copy["pid"]), "the copy has ended")
     forked(life, "a", "c")
     assert life.run("c", "x")["result"] == "1"
     assert "forked" in life.run("b", "1")["lost"]["reason"] or life.history("b")[-1]["lost"] is not None

@@ -322,11 +322,15 @@ class Host:
             self._fork(connection, frame)
 
     def _fork(self, connection: Connection, frame: wire.Frame) -> None:
-        """Make a copy of this session; the copy leaves here too."""
-        self.saves.settle()
+        """Make a copy of this session, or say what stands in the way; the copy leaves here too."""
+        is_only_asked = frame.get("check") is True
+        if not is_only_asked:
+            self.saves.settle()
         can_part = hasattr(self._engine, "part")
         others = self._engine.obstacles() if can_part else ["its engine"]  # type: ignore[attr-defined]
-        body = self.twins.fork(frame, others)
+        body = self.twins.refusal(others, self.saves.children)
+        if not body and not is_only_asked:
+            body = self.twins.fork(frame, lambda: self.outbox.connection is connection)
         with self.outbox.lock:
             if self.outbox.connection is connection:
                 self.outbox.reply({"t": "reply", "req": frame.get("req"), "body": plain(body)})
@@ -476,8 +480,6 @@ class Host:
             self._bell.ring()
         elif kind == "interrupt":
             self._interrupt(number)
-        elif kind == "reap":
-            self.twins.reap(number)
 
     def _interrupt(self, execution_id: int) -> None:
         """SIGINT says nothing of its aim, and one that comes before its command is taken is lost. The daemon names
@@ -569,7 +571,7 @@ class Host:
         def descriptors() -> Set[int]:
             return {self._trouble, *engine}.union(*(one.descriptors() for one in self._held()))
 
-        return obstacles.find(self.own_threads, descriptors, self.twins.pids)
+        return obstacles.find(self.own_threads, descriptors)
 
     def own_threads(self) -> Set[int]:
         return {self._main_thread, self.helper.ident}

@@ -17,9 +17,9 @@ GLANCE_S = 0.006
 """Between two looks: longer than a thread of the host's can be kept from going on by this one (5 ms)."""
 
 
-def find(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]], children: Set[int]) -> List[str]:
-    """All there is beside what is the host's own."""
-    return _twice(lambda: [*_threads(threads()), *_children(children), *_descriptors(descriptors)])
+def find(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]]) -> List[str]:
+    """All there is beside what is the host's own, which has no children."""
+    return _twice(lambda: [*_threads(threads()), *_children(set()), *_descriptors(descriptors)])
 
 
 def find_for_fork(threads: Callable[[], Set[int]], children: Set[int]) -> List[str]:

@@ -188,6 +188,12 @@ class Saves:
         """The execution after which the state is as it is now."""
         return self._host.last_taken or self._state_of
 
+    @property
+    def children(self) -> Set[int]:
+        """The child that writes, while one does."""
+        writing = self.writing
+        return set() if writing is None else {writing.pid}
+
     def settle(self) -> None:
         """Hear a save out that is under way."""
         if self.writing is not None:

@@ -1,5 +1,6 @@
 """Twins: a live session is copied by fork(2). The child takes everything in memory along and goes on as the host of a
-session of its own; the parent answers, and goes on as if nothing had been.
+session of its own; the parent answers, and goes on as if nothing had been. The copy is no child of it: code that waits
+for whatever child must not meet one that it has not made.
 
 A fork carries one thread and no children, so a process that has others is not copied, and the answer says which. A
 library's pool of threads that ends before a fork and begins anew when it is used (OpenBLAS) is not there to be counted
@@ -11,8 +12,9 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import sys
 import time
-from typing import List, Protocol, Set
+from typing import Callable, List, Protocol, Set
 
 from omega_sessiond.hosts import obstacles, title
 from omega_sessiond.hosts.outbox import MSG_NOWAIT
@@ -23,6 +25,8 @@ MADE_ANEW = ("libomp", "libiomp")
 
 LISTENED = 16
 
+PID_BYTES = 4
+
 SETTLE_S, SETTLE_LOOKS = 0.0005, 20
 
 
@@ -32,6 +36,9 @@ class Desk(Protocol):
     def own_threads(self) -> Set[int]:
         """The threads that are the host's own."""
 
+    forked: bool
+    """Whether this process is a child that is nobody's host."""
+
     def become(self, launch: Frame, listener: _socket.socket) -> None:
         """Be the host of another session from now on."""
 
@@ -40,22 +47,23 @@ class Desk(Protocol):
 
 
 class Twins:
-    """The copies of one host: its child processes, which are none of the session's own."""
+    """Makes the copies of one host."""
 
     def __init__(self, host: Desk) -> None:
-        self.pids: Set[int] = set()
         self.is_forking = False
         """Whether the child that is being forked is to be a host."""
         self.threads_left = 0
         """How many threads besides this one there are in the moment of the fork, when the host's own have ended."""
         self._host = host
 
-    def fork(self, order: Frame, others: List[str]) -> Frame:
-        """Make a copy. What this returns in the parent is the body of its answer. `others` stands in the way, beside
-        threads and children."""
-        found = obstacles.find_for_fork(self._host.own_threads, self.pids) + others
-        if found:
-            return {"refused": found}
+    def refusal(self, others: List[str], own_children: Set[int]) -> Frame:
+        """What stands in the way of a copy, as the body of an answer, beside `others`; empty when nothing does."""
+        found = obstacles.find_for_fork(self._host.own_threads, own_children) + others
+        return {"refused": found} if found else {}
+
+    def fork(self, order: Frame, is_wanted: Callable[[], bool]) -> Frame:
+        """Make a copy, unless whoever wants it has gone meanwhile. What this returns in the parent is the body of its
+        answer."""
         try:
             with open(str(order["launch"]), encoding="utf-8") as file:
                 launch: Frame = json.load(file)
@@ -74,27 +82,48 @@ class Twins:
             self.is_forking = False
         if pid == 0:
             hand.close()
+            self._orphan_itself(leash)
             self._go_on(launch, str(order["launch"]), listener, leash)
             return {}
         leash.close()
         listener.close()
-        return self._let_go(pid, hand)
-
-    def _let_go(self, pid: int, hand: _socket.socket) -> Frame:
-        """In the parent: whether the child may go on is known only now that the fork has been made."""
-        self.pids.add(pid)
-        if self.threads_left and not _are_made_anew():
-            hand.close()
+        try:
             os.waitpid(pid, 0)
-            self.pids.discard(pid)
+        except ChildProcessError:
+            pass  # the user's code has children reaped as they end
+        try:
+            return self._let_go(hand, is_wanted)
+        finally:
+            hand.close()
+
+    def _let_go(self, hand: _socket.socket, is_wanted: Callable[[], bool]) -> Frame:
+        """In the parent: whether the copy may go on is known only now that the fork has been made. It ends with its
+        leash when it may not."""
+        said = hand.recv(PID_BYTES)
+        if len(said) < PID_BYTES:
+            return {"failed": "the copy ended before it could go on"}
+        if self.threads_left and not _are_made_anew():
             return {"refused": ["%d threads of a library that would be missing in a fork" % self.threads_left]}
+        if not is_wanted():
+            return {"failed": "nobody waits for it any more"}
+        pid = int.from_bytes(said, sys.byteorder)
         answer = {"pid": pid, "start_time": _start_time(pid)}
         try:
             hand.send(b"!", MSG_NOWAIT)
         except OSError:
             pass  # it was killed: the daemon will see
-        hand.close()
         return answer
+
+    def _orphan_itself(self, leash: _socket.socket) -> None:
+        """In the child: fork again and end, so that the copy is the child of whoever takes up orphans."""
+        self._host.forked = True
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError:
+            os._exit(1)  # the parent sees the end of the leash
+        self._host.forked = False
+        leash.send(os.getpid().to_bytes(PID_BYTES, sys.byteorder), MSG_NOWAIT)
 
     def _go_on(self, launch: Frame, launch_file: str, listener: _socket.socket, leash: _socket.socket) -> None:
         """In the child."""
@@ -104,22 +133,12 @@ class Twins:
             if not allowed:
                 os._exit(0)
             os.setsid()
-            self.pids.clear()
             self._host.become(launch, listener)
             arguments = [launch_file if one.endswith("/launch.json") else one for one in title.shown()]
             title.put(arguments, title.place())
         except BaseException as error:  # the outermost edge of this process: it is nobody's host, and must not seem one
             self._host.report("the copy of a session failed: %r" % error)
             os._exit(1)
-
-    def reap(self, pid: int) -> None:
-        """A copy has ended."""
-        if pid in self.pids:
-            self.pids.discard(pid)
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass  # the user's code waits for any child and has met this one
 
 
 def _listen(path: str) -> _socket.socket:
