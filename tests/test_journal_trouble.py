@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from conftest import unavailable
 from daemon import wait_until
 from isolation import Place
 from life import Life, gate, is_alive
+from smalldisk import SmallDisk
 
 Lives = Callable[..., Life]
 
@@ -146,42 +146,6 @@ def test_read_only_journal(stopped: Life, what: str) -> None:
 
 
 # ---- the disk ----
-
-
-class SmallDisk:
-    """A file system of 16 MB over a directory, seen only by commands led `inside` and under `path`."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        script = 'mount -t tmpfs -o size=16m,mode=700 disk "$1" && echo ready && exec cat >/dev/null'
-        self._process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-        self.inside = ["nsenter", "-t", str(self._process.pid), "-m"]
-        self.path = Path(f"/proc/{self._process.pid}/root{directory}")
-        self._filler = self.path / "filler"
-
-    def fill(self, leaving: int = 0) -> None:
-        """Take all the room there is, but so many bytes."""
-        with self._filler.open("ab", buffering=0) as file:
-            for size in (65536, 4096, 1):
-                try:
-                    while True:
-                        file.write(b"\0" * size)
-                except OSError:
-                    continue
-            file.truncate(file.tell() - leaving)
-
-    def free(self) -> None:
-        self._filler.unlink()
-
-    def close(self) -> None:
-        self._process.communicate()
 
 
 @pytest.fixture
