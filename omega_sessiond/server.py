@@ -327,6 +327,9 @@ def serve(
                 listener.close()
     finally:
         start.notifier.close()
+        if start.activation != "systemd":  # where it is, whoever waits there is told why nobody comes
+            for listener, _ in start.listeners:
+                listener.close()
         if start.api_socket is not None:
             start.api_socket.remove()
 
