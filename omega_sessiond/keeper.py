@@ -39,7 +39,7 @@ from omega_sessiond.frames import (
 from omega_sessiond.host import Death, Host, Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
-from omega_sessiond.messages import UNFINISHED, Step, now, timestamp
+from omega_sessiond.messages import UNFINISHED, SessionDeleted, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
@@ -115,6 +115,9 @@ class Keeper:
     def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
         for record in self._journal.sessions():
+            if record.keep.is_arriving:  # half of an import; its commands are somebody else's, and none of ours to run
+                self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
+                continue
             live = Live(record, decide.Session())
             self.by_name[record.name] = live
             self._restore(live)

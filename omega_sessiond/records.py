@@ -23,7 +23,8 @@ class HostRecord(Struct, frozen=True):
 class Keep(Struct, frozen=True):
     """What of a session is kept in checkpoints. The next process takes up `checkpoint_id`, whose state is as good as
     all commands up to `covers`; `waking_from` is what the present one has yet to tell about, `resumed_from` what the
-    next command has to. `trouble`: why the last save came to nothing, `is_asleep`: hibernated."""
+    next command has to. `trouble`: why the last save came to nothing, `is_asleep`: hibernated, `is_arriving`: it is
+    being imported."""
 
     checkpoint_id: str | None = None
     covers: int = 0
@@ -31,6 +32,7 @@ class Keep(Struct, frozen=True):
     resumed_from: str | None = None
     is_asleep: bool = False
     trouble: str | None = None
+    is_arriving: bool = False
 
 
 class SessionRecord(Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
@@ -27,11 +28,22 @@ from omega_sessiond.errors import (
     InvalidImport,
     SessionExists,
 )
-from omega_sessiond.frames import OutputFrame, PartFrame
+from omega_sessiond.frames import Number, OutputFrame, PartFrame
 from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
-from omega_sessiond.messages import UNFINISHED, CreateOptions, ErrorValue, Imported, ImportRequest, Limits, Lost, now
+from omega_sessiond.messages import (
+    UNFINISHED,
+    CreateOptions,
+    ErrorValue,
+    Imported,
+    ImportRequest,
+    Labels,
+    Limits,
+    Lost,
+    now,
+    timestamp,
+)
 from omega_sessiond.records import ExecutionRecord, Keep
 from omega_sessiond.shelf import CheckpointRecord
 from omega_sessiond.states import Sessions
@@ -45,12 +57,15 @@ PIECE_BYTES = 192 * 1024
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """A longer line is not ours: a command is at most a request's body, and the rest comes in pieces."""
 
-STEP_LINES = 200
-"""Read and committed before others have their turn."""
+STEP_LINES, STEP_BYTES = 200, 256 * 1024
+"""Read and committed before others have their turn: at most so many lines, and no further one after so many bytes."""
 
 HEADER_BYTES = 16 * 1024 * 1024
 """Of a checkpoint's header, at most."""
 
+
+INTERPRETER = r"(python|pypy)[0-9.]*[dt]?"
+"""The name of an interpreter that a file may name without `trust`."""
 
 StateFile = Literal["header.json", "state"]
 STATE_FILES: tuple[StateFile, ...] = ("header.json", "state")
@@ -63,19 +78,19 @@ STATE_FILES: tuple[StateFile, ...] = ("header.json", "state")
 class SessionLine(Struct, frozen=True, tag_field="t", tag="session"):
     """The first line: what the session was, where it lived, and what wrote this."""
 
-    format: int
+    format: Annotated[int, Meta(ge=1)]
     name: str
     engine: str
     python: str | None
     cwd: str
     limits: Limits
-    labels: dict[str, str]
+    labels: Labels
     created_at: str
     exported_at: str
     version: str
 
 
-Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\Z")]
+Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z\Z")]
 
 
 class ExecutionLine(Struct, frozen=True, tag_field="t", tag="execution"):
@@ -89,13 +104,18 @@ class ExecutionLine(Struct, frozen=True, tag_field="t", tag="execution"):
     started_at: Time | None = None
     reason: str | None = None
     error: ErrorValue | None = None
-    execution_count: int | None = None
-    duration_ms: float | None = None
+    execution_count: Number | None = None
+    duration_ms: Annotated[float, Meta(ge=0)] | None = None
     displayed: bool = False
     should_exit: bool = False
-    dropped_bytes: Annotated[int, Meta(ge=0)] = 0
+    dropped_bytes: Number = 0
     resumed_from: str | None = None
     lost: Lost | None = None
+
+    def __post_init__(self) -> None:
+        for at in (self.queued_at, self.started_at, self.finished_at):
+            if at is not None:
+                timestamp(at)  # ValueError: there is no such day
 
 
 class StateLine(Struct, frozen=True, tag_field="t", tag="state"):
@@ -103,11 +123,14 @@ class StateLine(Struct, frozen=True, tag_field="t", tag="state"):
 
     at: Time
     execution_id: int
-    size_bytes: int
+    size_bytes: Number
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    variables: int
+    variables: Number
     left_out: dict[str, str]
     obstacles: list[str]
+
+    def __post_init__(self) -> None:
+        timestamp(self.at)
 
 
 class PieceLine(Struct, frozen=True, tag_field="t", tag="piece"):
@@ -205,8 +228,7 @@ class Transfer:
         """A new session from a file on this machine. Raises InvalidImport, ForeignState, SessionExists,
         EngineUnavailable."""
         with _opened(request.file) as stream:
-            lines = _read(stream, request.file)
-            return await _Intake(self._state_dir, self._journal, self._keeper, self._sessions, request, lines).run()
+            return await _Intake(self._state_dir, self._journal, self._keeper, self._sessions, request, stream).run()
 
 
 class _Intake:
@@ -219,14 +241,15 @@ class _Intake:
         keeper: Keeper,
         sessions: Sessions,
         request: ImportRequest,
-        lines: Iterator[Line],
+        stream: BinaryIO,
     ) -> None:
         self._state_dir = state_dir
         self._journal = journal
         self._keeper = keeper
         self._sessions = sessions
         self._request = request
-        self._lines = lines
+        self._stream = stream
+        self._lines = _read(stream, request.file)
         self._live: Live
         self._ids: dict[int, int] = {}
         self._unfinished: ExecutionLine | None = None
@@ -250,12 +273,13 @@ class _Intake:
         self._live = live = self._sessions.make(name, self._options(first))
         live.is_arriving = True
         try:
+            # On the disk, too: what a daemon that died meanwhile has left is removed by the next one, none of it run.
+            self._keeper.recorder.update(live, keep=Keep(is_arriving=True))
             await self._take_lines()
             if self._checkpoint is not None:
                 await asyncio.to_thread(self._check_state, self._checkpoint)
             self._finish()
         except BaseException as error:
-            live.is_arriving = False
             self._sessions.remove(live)
             if isinstance(error, OSError):
                 raise from_system(error, self._place) from None
@@ -268,10 +292,13 @@ class _Intake:
         """As it was where it came from, as far as that is to be had here."""
         request, python, cwd = self._request, self._request.python, first.cwd
         if python is None and first.python is not None:
-            python = first.python if os.access(first.python, os.X_OK) else None
-            if python is None:
+            if not _is_program(first.python):
                 self._notes.append(f"Its interpreter {first.python} is not here: it has the usual one.")
-        if not os.path.isdir(cwd):
+            elif request.trust or re.fullmatch(INTERPRETER, os.path.basename(first.python)):
+                python = first.python
+            else:  # any program could be named here, and would be run with the next command
+                self._notes.append(f"Its interpreter {first.python} is not named like one: it has the usual one.")
+        if not (os.path.isabs(cwd) and os.path.isdir(cwd)):
             self._notes.append(f"Its directory {cwd} is not here.")
             cwd = request.cwd or ""
         return CreateOptions(
@@ -284,19 +311,28 @@ class _Intake:
         )
 
     async def _take_lines(self) -> None:
-        step: list[Line] = []
-        for line in self._lines:
-            step.append(line)
-            if len(step) >= STEP_LINES or isinstance(line, EndLine):
-                with self._journal.atomic():
-                    for one in step:
-                        self._take(one)
-                self._keeper.committed()
-                if isinstance(line, EndLine):
-                    return
-                step = []
-                await asyncio.sleep(0)
-        raise InvalidImport(f"{self._request.file} is torn: its end is missing")
+        is_over = False
+        while not is_over:
+            with self._journal.atomic():
+                is_over = self._take_step()
+            self._keeper.committed()
+            await asyncio.sleep(0)
+        if next(self._lines, None) is not None:
+            raise InvalidImport(f"{self._request.file} goes on after its end")
+
+    def _take_step(self) -> bool:
+        """Take the next lines; whether the end was among them."""
+        until = self._stream.tell() + STEP_BYTES
+        for _ in range(STEP_LINES):
+            line = next(self._lines, None)
+            if line is None:
+                raise InvalidImport(f"{self._request.file} is torn: its end is missing")
+            self._take(line)
+            if isinstance(line, EndLine):
+                return True
+            if self._stream.tell() >= until:
+                break
+        return False
 
     def _take(self, line: Line) -> None:
         match line:
@@ -318,6 +354,10 @@ class _Intake:
                 self._add_to_state(line)
             case EndLine():
                 self._close()
+                if line.executions != len(self._ids):
+                    raise InvalidImport(
+                        f"{self._request.file} says that it has {line.executions} executions and has {len(self._ids)}"
+                    )
             case SessionLine():
                 raise InvalidImport(f"{self._request.file} holds more than one session")
 
@@ -379,6 +419,8 @@ class _Intake:
 
     def _add_to_state(self, line: PieceLine) -> None:
         if self._checkpoint is None:
+            if self._request.state:
+                raise InvalidImport(f"{self._request.file} has a piece of a state in a wrong place")
             return
         file = f"{self._place}/{line.file}"
         limit = HEADER_BYTES if line.file == "header.json" else self._checkpoint.size_bytes
@@ -389,7 +431,7 @@ class _Intake:
             stream.write(line.body)
 
     def _finish(self) -> None:
-        fields: dict[str, Any] = {"execution_count": len(self._ids)}
+        fields: dict[str, Any] = {"execution_count": len(self._ids), "keep": Keep()}
         if self._last_used_at:
             fields["last_used_at"] = self._last_used_at
         live, checkpoint = self._live, self._checkpoint
@@ -436,6 +478,10 @@ def _opened(file: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def _is_program(file: str) -> bool:
+    return os.path.isabs(file) and os.path.isfile(file) and os.access(file, os.X_OK)
+
+
 def _unreadable(file: str, error: OSError) -> InvalidField:
     return InvalidField(f"Cannot read {file}: {error.strerror}", hint="Name a readable file.")
 
@@ -460,6 +506,8 @@ def _read(stream: BinaryIO, file: str) -> Iterator[Line]:
         except msgspec.MsgspecError as error:
             shown = str(error)[:200]
             raise InvalidImport(f"{file}, line {number}, is not of an exported session: {shown}") from None
+        except RecursionError:
+            raise InvalidImport(f"{file}, line {number}, is nested too deeply") from None
 
 
 def _encoding(name: str) -> Literal["text", "json", "binary"]:

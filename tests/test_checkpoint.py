@@ -293,6 +293,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "gone": ("state", os.unlink, "cannot be read: No such file"),
     "linked": ("state", _link, "cannot be read: Too many levels of symbolic links"),
     "header cut": ("header.json", lambda file: os.truncate(file, 100), "its header is not JSON"),
+    "header without end": ("header.json", lambda file: file.write_text('{"a": ' + "[" * 100_000), "is not JSON"),
     "other interpreter": ("header.json", _reword, "made by another interpreter (version 2.7)"),
 }
 

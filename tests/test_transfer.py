@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 
 import nbformat
 import pytest
 
 from ctl import Omegactl, whatever_it_starts
+from daemon import wait_until
 from isolation import Place
 from life import Life
 
@@ -32,6 +35,11 @@ def put(place: Place, exported: list[dict[str, object]]) -> str:
     file = place.home / "session.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in exported))
     return str(file)
+
+
+def changed(exported: list[dict[str, object]], **fields: object) -> list[dict[str, object]]:
+    """The same file, with other words about its executions."""
+    return [{**line, **fields} if line["t"] == "execution" else line for line in exported]
 
 
 def test_history_comes_back_as_it_was(life: Life, place: Place) -> None:
@@ -97,6 +105,15 @@ def test_export_without_saved_variables_says_so(life: Life) -> None:
         (lambda file: [file[0], {"t": "execution", "id": 1, "command": "x", "status": "running"}], "invalid_import"),
         (lambda file: [*file[:-1], {"t": "unheard"}], "invalid_import"),
         (lambda file: [], "invalid_import"),
+        (lambda file: [file[0], file[-1]], "invalid_import"),
+        (lambda file: [*file, *file], "invalid_import"),
+        (lambda file: [file[0], {"t": "piece", "file": "state", "body": ""}, *file[1:]], "invalid_import"),
+        (lambda file: changed(file, execution_count=2**63), "invalid_import"),
+        (lambda file: changed(file, dropped_bytes=10**30), "invalid_import"),
+        (lambda file: changed(file, duration_ms=-1), "invalid_import"),
+        (lambda file: changed(file, queued_at="2026-02-30T00:00:00Z"), "invalid_import"),
+        (lambda file: changed(file, finished_at="\N{FULLWIDTH DIGIT TWO}026-01-01T00:00:00Z"), "invalid_import"),
+        (lambda file: [{**file[0], "labels": {"": "x"}}, *file[1:]], "invalid_import"),
     ],
     ids=[
         "headless",
@@ -110,6 +127,15 @@ def test_export_without_saved_variables_says_so(life: Life) -> None:
         "status",
         "unknown",
         "empty",
+        "missing",
+        "goes on",
+        "stray piece",
+        "count",
+        "dropped",
+        "duration",
+        "day",
+        "digits",
+        "label",
     ],
 )
 def test_wrong_files_leave_nothing(
@@ -122,6 +148,13 @@ def test_wrong_files_leave_nothing(
     answer = life.call("POST", "/api/import", {"file": put(place, harm(exported))})
     assert (answer.status, answer.code) == (400, code)
     assert life.get("/api/sessions") == []
+
+
+def test_line_that_is_nested_without_end(life: Life, place: Place) -> None:
+    """A line that no parser can follow is a wrong line, not a failure of the daemon."""
+    file = place.home / "deep.jsonl"
+    file.write_text('{"t": "session", "x": ' + "[" * 100_000)
+    assert life.call("POST", "/api/import", {"file": str(file)}).code == "invalid_import"
 
 
 def test_tampered_variables_are_refused(life: Life, place: Place) -> None:
@@ -143,6 +176,50 @@ def test_files_that_cannot_be_read(life: Life, place: Place) -> None:
         assert life.call("POST", "/api/import", {"file": file}).code == "invalid_field", file
     life.run("work", "1")
     assert life.call("POST", "/api/import", {"file": put(place, lines(life, "work"))}).code == "session_exists"
+
+
+def test_daemon_that_dies_in_the_middle_of_an_import(life: Life, place: Place) -> None:
+    """What a killed daemon had taken in of a file is gone with the next one, and none of its commands has run."""
+    mark = place.home / "run"
+    life.run("work", "1")
+    head, execution, *_ = lines(life, "work")
+    life.call("DELETE", "/api/sessions/work")
+    del execution["started_at"]
+    output = {"t": "output", "seq": 0, "id": execution["id"], "s": "stdout"}
+    many = [{**output, "off": off, "text": "x"} for off in range(300_000)]
+    file = put(place, [head, {**execution, "command": f"open({str(mark)!r}, 'x').close()"}, *many])
+
+    def ask() -> None:
+        with pytest.raises((OSError, HTTPException)):
+            life.call("POST", "/api/import", {"file": file})
+
+    asked = Thread(target=ask)
+    asked.start()
+    wait_until(lambda: life.get("/api/sessions"), "the import has begun")
+    assert life.call("GET", "/api/sessions/work").code == "session_busy"
+    life.kill()
+    asked.join()
+    life.start()
+    assert life.get("/api/sessions") == []
+    assert list((place.state_dir / "sessions").iterdir()) == []
+    life.run("work", "1")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_interpreter_that_a_file_names(life: Life, place: Place, is_trusted: bool) -> None:
+    """A file alone cannot have any program run as its session's interpreter; who trusts it gets what it names."""
+    program = place.home / "program"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    life.run("work", "1")
+    head, *rest = lines(life, "work")
+    usual = head["python"]
+    named = put(place, [{**head, "name": "copy", "python": str(program)}, *rest])
+    answer = life.call("POST", "/api/import", {"file": named, "trust": is_trusted})
+    assert answer.status == 201, answer
+    assert answer.json["session"]["python"] == (str(program) if is_trusted else usual)
+    assert is_trusted or str(program) in answer.json["notes"][0]
 
 
 # ---- the command line ----

@@ -137,7 +137,7 @@ def read_header(directory: str, id: str) -> Header:
         header = json.loads(text.decode("utf-8"))
     except OSError as error:
         raise CannotLoad("checkpoint %s cannot be read: %s" % (id, error.strerror)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CannotLoad("checkpoint %s is torn: its header is not JSON" % id) from None
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise CannotLoad("checkpoint %s is torn: its header is not one of ours" % id)
