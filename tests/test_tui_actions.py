@@ -35,11 +35,23 @@ def does(*ids: str) -> Callable[[Story], Story]:
 
 
 async def answer(dashboard: Driver, button: str) -> None:
-    """Press a button of the modal that comes."""
-    await dashboard.until(lambda: isinstance(dashboard.app.screen, ModalScreen), "a question is asked")
-    found = await dashboard.until(lambda: dashboard.app.screen.query(f"#{button}"), f"it has {button}")
-    assert isinstance(found[0], Button)
+    """Press a button of the modal that comes, by the keyboard: under a mouse it may move while something is told."""
+    (await _button(dashboard, button)).focus()
+    await dashboard.press("enter")
+
+
+async def clicks(dashboard: Driver, button: str) -> None:
+    """Press a button of the modal that comes, by the mouse."""
+    found = await _button(dashboard, button)
+    await dashboard.until(lambda: found.region.area, "it has a place")
     await dashboard.pilot.click(f"#{button}")
+
+
+async def _button(dashboard: Driver, id: str) -> Button:
+    await dashboard.until(lambda: isinstance(dashboard.app.screen, ModalScreen), "a question is asked")
+    found = await dashboard.until(lambda: dashboard.app.screen.query(f"#{id}"), f"it has {id}")
+    assert isinstance(found[0], Button)
+    return found[0]
 
 
 async def fills(dashboard: Driver, **values: str) -> None:
@@ -119,7 +131,7 @@ async def delete(dashboard: Driver, life: Life) -> None:
     await dashboard.sees_no("Delete work?")
     assert life.get("/api/sessions")
     await dashboard.press("D")
-    await answer(dashboard, "yes")
+    await clicks(dashboard, "yes")
     await dashboard.sees("No sessions yet")
     assert life.get("/api/sessions") == []
     assert last_line(dashboard) == "omegactl rm -y work"
