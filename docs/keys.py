@@ -12,25 +12,14 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
 
-from textual.binding import Binding  # noqa: E402 - found by the path above
-from textual.widget import Widget  # noqa: E402
-
-from tui.actions import ACTIONS, shown_keys  # noqa: E402
+from tui.actions import ACTIONS, SCREEN_KEYS, SCREEN_TITLES, shown_keys  # noqa: E402 - found by the path above
 from tui.model import Session  # noqa: E402
-from tui.screens.events import EventsScreen  # noqa: E402
-from tui.screens.service import ServiceScreen  # noqa: E402
-from tui.statetabs import Snapshots, Timeline  # noqa: E402
 
 PAGE = CHECKOUT / "docs" / "tui.md"
 BEGIN, END = "<!-- made by docs/keys.py -->", "<!-- end of what docs/keys.py makes -->"
 
 TITLES = {"Session": "The selected session", "List": "The list", "View": "What is shown", "Program": "The program"}
-SCREENS: tuple[tuple[str, type[Widget]], ...] = (
-    ("The snapshots tab", Snapshots),
-    ("The timeline tab", Timeline),
-    ("The service screen", ServiceScreen),
-    ("The events screen", EventsScreen),
-)
+HEAD = "| key | | | the same on the command line | id |\n|---|---|---|---|---|"
 
 
 def tables() -> str:
@@ -42,23 +31,22 @@ def _groups() -> Iterator[str]:
     example = Session("", "NAME")
     for group in dict.fromkeys(action.group for action in ACTIONS):
         yield f"\n**{TITLES.get(group, group)}**\n"
-        yield "| key | | | the same on the command line | id |"
-        yield "|---|---|---|---|---|"
+        yield HEAD
         for action in ACTIONS:
             if action.group == group:
-                words = action.words(example)
-                line = _code("omegactl " + " ".join(words)) if words else ""
-                yield f"| {_keys(action.keys)} | {action.label} | {action.help} | {line} | `{action.id}` |"
+                yield _row(action.keys, action.label, action.help, action.words(example), action.id)
 
 
 def _screens() -> Iterator[str]:
-    for title, screen in SCREENS:
-        yield f"\n**{title}**\n"
-        yield "| key | | |"
-        yield "|---|---|---|"
-        for binding in screen.BINDINGS:
-            assert isinstance(binding, Binding)
-            yield f"| {_keys(binding.key)} | {binding.description} | {binding.tooltip} |"
+    for screen, rows in SCREEN_KEYS.items():
+        yield f"\n**{SCREEN_TITLES[screen]}**\n"
+        yield HEAD
+        yield from (_row(row.keys, row.label, row.help, row.words, row.id) for row in rows)
+
+
+def _row(keys: str, label: str, help: str, words: tuple[str, ...], id: str) -> str:
+    line = _code("omegactl " + " ".join(words)) if words else ""
+    return f"| {_keys(keys)} | {label} | {help} | {line} | `{id}` |"
 
 
 def _keys(keys: str) -> str:

@@ -6,6 +6,7 @@ import base64
 
 from dashboard import Driver, driven, run
 from life import Life
+from tui.keys import Settings, remapped
 from tui.screens.events import EventsScreen
 
 
@@ -121,5 +122,43 @@ def test_hostile_events_are_text(life: Life) -> None:
             await dashboard.sees("queued: '[@click=app.quit]x[/] [/nope]'")
             await dashboard.press("y")
             assert "\x1b" not in dashboard.app.clipboard
+
+    run(story())
+
+
+def test_keys_of_the_screens_can_be_moved(life: Life) -> None:
+    """Those of the service and the events screen and of the tabs are given others by their ids; help and the last line
+    say so, and the old ones do nothing there."""
+    life.run("work", "x = 1")
+    moved = {"service_level": "v", "service_back": "b", "events_back": "b", "events_copy": "u"}
+    keys, troubles = remapped({**moved, "snapshots_delete": "X"})
+    assert troubles == []
+
+    async def story() -> None:
+        async with driven(settings=Settings(ascii=False, keys=keys), size=(140, 40)) as dashboard:
+            await dashboard.selects("work")
+            life.post("/api/sessions/work/snapshots", {"name": "first"})
+            await dashboard.press("4")
+            await dashboard.sees("X deletes it")
+            await dashboard.press("X")
+            await dashboard.sees("Delete snapshot first of work?")
+            await dashboard.press("escape")
+            await dashboard.press("S")
+            await dashboard.sees("v Level")
+            await dashboard.sees("Log · info and worse")
+            await dashboard.press("l", "v")
+            await dashboard.sees("Log · warning and worse")
+            await dashboard.press("question_mark")
+            await dashboard.sees("The service screen")
+            await dashboard.press("escape", "b")
+            await dashboard.until(lambda: dashboard.app.screen is dashboard.main, "back in the list")
+            await dashboard.press("E")
+            await dashboard.sees("u Copy")
+            life.run("work", "x = 2")
+            await dashboard.sees("queued: x = 2")
+            await dashboard.press("u")
+            await dashboard.sees("Copied: ")
+            await dashboard.press("b")
+            await dashboard.until(lambda: dashboard.app.screen is dashboard.main, "back in the list")
 
     run(story())

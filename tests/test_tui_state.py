@@ -359,7 +359,7 @@ def test_state_keys_work_at_full_size_and_writing_goes_on(life: Life) -> None:
             await dashboard.press("s")
             await fill(dashboard, name="first")
             await logs(dashboard, "omegactl snapshot work first")
-            await dashboard.sees("Enter goes on from it")
+            await dashboard.sees("⏎ goes on from it")
             await dashboard.press("i")
             await dashboard.write("f = r'sw45'; f")
             await dashboard.press("ctrl+j")

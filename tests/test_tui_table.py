@@ -187,11 +187,19 @@ def test_ages() -> None:
 
 def test_clashing_keys_are_told_and_keep_their_defaults() -> None:
     """Two actions on one key, unknown actions and keys that are no texts are each told with what is done about it."""
-    keys, troubles = remapped({"kill": "x", "sort": "x", "filer": "y", "quit": 3, "copy": "k"})
-    assert keys == {"kill": "x"}
+    keys, troubles = remapped({"kill": "u", "sort": "u", "filer": "y", "quit": 3, "copy": "k"})
+    assert keys == {"kill": "u"}
     assert len(troubles) == 4
     assert any("did you mean 'filter'" in trouble for trouble in troubles)
     assert any("sort keeps o" in trouble for trouble in troubles)
+
+
+def test_keys_of_a_screen_clash_with_each_other_alone() -> None:
+    """A screen's key may be one of the list's; two of one screen may not share one."""
+    keys, troubles = remapped({"service_stop": "k", "service_start": "f", "events_follow": "g", "service_halt": "h"})
+    assert keys == {"service_stop": "k", "events_follow": "g"}
+    assert len(troubles) == 2
+    assert any("service_start keeps s" in trouble for trouble in troubles)
 
 
 def test_settings_file(tmp_path: os.PathLike[str]) -> None:

@@ -5,9 +5,11 @@ A row says what an action is called, where it applies, what it calls and which c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from textual.binding import Binding
 
 from tui import deeds
 from tui.model import Session
@@ -151,6 +153,71 @@ ACTIONS: tuple[Action, ...] = (
     Action("quit", "q,ctrl+q", "Quit", "leave the dashboard; sessions go on", "Program", deeds.leave, in_footer=True),
 )  # fmt: skip
 
+
+class ScreenKey(NamedTuple):
+    """A key that a tab or a screen has for itself; there it comes before one of the actions above. `action` is what
+    Textual calls, `words` the arguments of omegactl that do the same."""
+
+    id: str
+    keys: str
+    action: str
+    label: str
+    help: str
+    words: tuple[str, ...] = ()
+
+
+SCREEN_KEYS: dict[str, tuple[ScreenKey, ...]] = {
+    "snapshots": (
+        ScreenKey("snapshots_restore", "enter", "restore", "Restore", "go on from the one with the cursor",
+            ("restore", "NAME", "SNAPSHOT")),
+        ScreenKey("snapshots_delete", "D", "forget", "Delete", "the snapshot with the cursor",
+            ("snapshot", "NAME", "--delete", "SNAPSHOT")),
+    ),
+    "timeline": (
+        ScreenKey("timeline_restore", "enter", "restore", "Restore", "go on from that snapshot",
+            ("restore", "NAME", "SNAPSHOT")),
+    ),
+    "service": (
+        ScreenKey("service_start", "s", "do('start')", "Start",
+            "listen for the daemon; without systemd, start it", ("service", "start")),
+        ScreenKey("service_stop", "x", "do('stop')", "Stop",
+            "the daemon and what would start it; sessions go on", ("service", "stop")),
+        ScreenKey("service_restart", "r", "do('restart')", "Restart", "the daemon; sessions go on",
+            ("service", "restart")),
+        ScreenKey("service_enable", "e", "do('enable')", "Enable", "listen from the next login on",
+            ("service", "enable")),
+        ScreenKey("service_disable", "d", "do('disable')", "Disable", "do not listen any more after the next login",
+            ("service", "disable")),
+        ScreenKey("service_reset_failed", "f", "do('reset-failed')", "Forget failure",
+            "clear a failure and listen again", ("service", "reset-failed")),
+        ScreenKey("service_level", "l", "level", "Level", "all of the log, or only what is worse than that"),
+        ScreenKey("service_pause", "p", "pause", "Pause", "hold the log still"),
+        ScreenKey("service_back", "escape,S", "leave", "Back", "to the screen before"),
+    ),
+    "events": (
+        ScreenKey("events_session", "enter", "jump", "Session", "go to the session of the event"),
+        ScreenKey("events_filter", "slash", "filter", "Filter", "words that must stand in it, !word: must not"),
+        ScreenKey("events_follow", "f", "follow", "Follow", "go to the end and follow what comes"),
+        ScreenKey("events_copy", "y", "copy", "Copy", "the line with the cursor: an event, or an omegactl line"),
+        ScreenKey("events_other", "tab", "other", "Other list", "from the events to the commands and back"),
+        ScreenKey("events_back", "escape,E", "leave", "Back", "to the screen before"),
+    ),
+}  # fmt: skip
+"""By the tab or screen that has them."""
+
+SCREEN_TITLES = {
+    "snapshots": "The snapshots tab",
+    "timeline": "The timeline tab",
+    "service": "The service screen",
+    "events": "The events screen",
+}
+
+
+def bindings_of(screen: str) -> list[Binding | tuple[str, str] | tuple[str, str, str]]:
+    """The keys of a tab or screen as Textual has them."""
+    return [Binding(key.keys, key.action, key.label, id=key.id, tooltip=key.help) for key in SCREEN_KEYS[screen]]
+
+
 BOX_KEYS = (
     ("⏎", "Run", "where the engine calls it complete; else a new line"),
     ("^J", "Run as it is", "complete or not"),
@@ -163,6 +230,11 @@ BOX_KEYS = (
 """What keys mean where one writes. They stay as they are: the box takes all others as text."""
 
 BY_ID = {action.id: action for action in ACTIONS}
+
+PLACES: list[Sequence[Action | ScreenKey]] = [ACTIONS, *SCREEN_KEYS.values()]
+"""All that has keys, by the place where a key means one thing."""
+
+DEFAULT_KEYS = {row.id: row.keys for rows in PLACES for row in rows}
 
 KEY_NAMES = {
     "enter": "⏎", "slash": "/", "colon": ":", "question_mark": "?", "escape": "Esc", "pagedown": "PgDn",

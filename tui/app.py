@@ -28,7 +28,18 @@ from omega_sessiond.errors import InternalError, OmegaError
 from omega_sessiond.target import Target
 from omega_sessiond.terminal import one_line
 from tui import deeds, past, pictures, scopelog
-from tui.actions import ACTIONS, BOX_KEYS, BY_ID, Action, shown_keys
+from tui.actions import (
+    ACTIONS,
+    BOX_KEYS,
+    BY_ID,
+    DEFAULT_KEYS,
+    SCREEN_KEYS,
+    SCREEN_TITLES,
+    Action,
+    ScreenKey,
+    shown_key,
+    shown_keys,
+)
 from tui.ascii import AsciiSigns
 from tui.errands import Errands
 from tui.feed import Feed, Hello, Listing, Standing
@@ -462,8 +473,12 @@ class Dashboard(App[int]):
     def log_command(self, words: Sequence[str], outcome: str) -> None:
         self.command_log.append(Command(self.clock(), self.line(words), outcome))
 
-    def keys_of(self, action: Action) -> str:
+    def keys_of(self, action: Action | ScreenKey) -> str:
         return self.settings.keys.get(action.id, action.keys)
+
+    def key(self, id: str) -> str:
+        """The first key of an action, or of a tab's or screen's, as people write it."""
+        return shown_key(self.settings.keys.get(id, DEFAULT_KEYS[id]))
 
     def role_style(self, role: str) -> str:
         """A role's colour as a style for rich Text."""
@@ -525,9 +540,16 @@ class Dashboard(App[int]):
 
         groups: dict[str, list[tuple[str, str, str]]] = {}
         for action in ACTIONS:
-            row = (shown_keys(self.keys_of(action)), action.label, action.help)
-            groups.setdefault(action.group, []).append(row)
-        self.push_screen(Help({**groups, "In the box": BOX_KEYS}))
+            groups.setdefault(action.group, []).append(self._help_on(action))
+        groups["In the box"] = list(BOX_KEYS)
+        for screen, rows in SCREEN_KEYS.items():
+            groups[SCREEN_TITLES[screen]] = [self._help_on(row) for row in rows]
+        # What applies here stands first.
+        here = SCREEN_TITLES.get(self.screen.keys_of_its_own if isinstance(self.screen, LiveScreen) else "")
+        self.push_screen(Help({title: groups[title] for title in sorted(groups, key=lambda title: title != here)}))
+
+    def _help_on(self, row: Action | ScreenKey) -> tuple[str, str, str]:
+        return shown_keys(self.keys_of(row)), row.label, row.help
 
     # ---- the box ----
 

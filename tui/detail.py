@@ -148,13 +148,15 @@ class Detail(Vertical):
         line.append(f"{look.ascii_glyph if glyphs.is_ascii else look.glyph} ", self.dashboard.role_style(look.role))
         if session.state == "waiting_input":
             line.append("asks").append_text(cell(f": {session.prompt}") if session.prompt else Text(" for a line"))
-            line.append("   Enter answers, ^D ends" if self._has_box_focus else "   i answers", "dim")
+            otherwise = f"{self.dashboard.key('input')} answers"
+            line.append("   " + ("Enter answers, ^D ends" if self._has_box_focus else otherwise), "dim")
             if session.is_secret:
                 line.append("   not shown", "dim")
         elif session.running_id is not None:
             took = self.dashboard.clock() - (session.running_since or self.dashboard.clock())
             line.append(f"running {_clock(took)}")
-            line.append(" · ^C interrupts" if self._has_box_focus else " · c interrupts", "dim")
+            key = "^C" if self._has_box_focus else self.dashboard.key("interrupt")
+            line.append(f" · {key} interrupts", "dim")
         elif session.state == "dead":
             line.append_text(cell(f"dead: {session.reason or 'no reason is known'}"))
             line.append("  the next command starts it anew", "dim")
@@ -259,7 +261,7 @@ class Detail(Vertical):
     def make_snapshots(self) -> Widget:
         from tui.statetabs import Snapshots
 
-        return Snapshots(self.dashboard.clock, id="snapshots")
+        return Snapshots(self.dashboard.clock, self.dashboard.key, id="snapshots")
 
     def make_timeline(self) -> Widget:
         from tui.statetabs import Timeline

@@ -180,7 +180,7 @@ def restore_snapshot(app: Dashboard, session: Session, snapshot: str | None) -> 
     async def doing() -> None:
         found = await app.ask(lambda client: client.get(f"{path}/snapshots"))
         if not found:
-            app.tell(f"{name} has no snapshots; s makes one")
+            app.tell(f"{name} has no snapshots; {app.key('snapshot')} makes one")
             return
         form = forms.Restore(session, [row["name"] for row in reversed(found)], snapshot)
         values = await app.fill(form)

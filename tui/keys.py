@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from omega_sessiond import paths
 from omega_sessiond.errors import ConfigError
-from tui.actions import ACTIONS, BY_ID, Action, shown_key
+from tui.actions import DEFAULT_KEYS, PLACES, Action, ScreenKey, shown_key
 
 THEMES = {"dark": "omega-dark", "light": "omega-light"}
 
@@ -76,8 +76,8 @@ def remapped(given: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
     keys: dict[str, str] = {}
     troubles: list[str] = []
     for id, wanted in given.items():
-        if id not in BY_ID:
-            troubles.append(f"[keys] there is no action '{id}'{_nearest(id, tuple(BY_ID))}")
+        if id not in DEFAULT_KEYS:
+            troubles.append(f"[keys] there is no action '{id}'{_nearest(id, tuple(DEFAULT_KEYS))}")
         elif not isinstance(wanted, str) or not wanted.strip():
             troubles.append(f'[keys] {id}: a key is a text, such as "K" or "ctrl+k"')
         else:
@@ -92,12 +92,15 @@ def remapped(given: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
     return keys, troubles
 
 
-def _clash(keys: Mapping[str, str]) -> tuple[str, Action, Action] | None:
-    owners: dict[str, Action] = {}
-    for action in ACTIONS:
-        for key in keys.get(action.id, action.keys).split(","):
-            if (owner := owners.setdefault(key, action)) is not action:
-                return key, owner, action
+def _clash(keys: Mapping[str, str]) -> tuple[str, Action | ScreenKey, Action | ScreenKey] | None:
+    """The first key that means two things at one place. What a tab or screen has for itself comes first there, as its
+    defaults do."""
+    for rows in PLACES:
+        owners: dict[str, Action | ScreenKey] = {}
+        for row in rows:
+            for key in keys.get(row.id, row.keys).split(","):
+                if (owner := owners.setdefault(key, row)) is not row:
+                    return key, owner, row
     return None
 
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
 from omega_sessiond.screen import size
 from omega_sessiond.statewords import node_words, tree
+from tui.actions import bindings_of
 from tui.linelist import LineList
 from tui.model import posix
 from tui.table import shown_age
@@ -25,7 +25,6 @@ from tui.text import cell
 Json = dict[str, Any]
 
 READING = " reading…"
-NO_SNAPSHOTS = " No snapshots: s makes one, Enter here goes on from one, D deletes it."
 NOTHING = " Nothing has happened yet."
 
 NAME_COLUMNS = 16
@@ -55,14 +54,13 @@ class Snapshots(Vertical):
     Snapshots #snapshot-more { height: auto; max-height: 40%; padding: 0 1; border-top: solid $border; display: none; }
     """
 
-    BINDINGS = [
-        Binding("enter", "restore", "Restore", id="snapshots.restore", tooltip="go on from the one with the cursor"),
-        Binding("D", "forget", "Delete", id="snapshots.delete", tooltip="the snapshot with the cursor"),
-    ]
+    BINDINGS = bindings_of("snapshots")
 
-    def __init__(self, clock: Callable[[], float], *, id: str | None = None) -> None:
+    def __init__(self, clock: Callable[[], float], key: Callable[[str], str], *, id: str | None = None) -> None:
+        """`key` says by which key something is done."""
         super().__init__(id=id)
         self._clock = clock
+        self._keys = tuple(map(key, ("snapshot", "snapshots_restore", "snapshots_delete")))
         self.lines: LineList[Json] = LineList(self._row, lambda row: row["name"], id="snapshot-list", empty=READING)
         self._told = Static(markup=False)
         self._more = VerticalScroll(self._told, id="snapshot-more", can_focus=False)
@@ -81,7 +79,8 @@ class Snapshots(Vertical):
 
     def show(self, found: list[Json]) -> None:
         """The snapshots as GET …/snapshots has them."""
-        self.lines.empty = NO_SNAPSHOTS
+        new, restore, delete = self._keys
+        self.lines.empty = f" No snapshots: {new} makes one, {restore} here goes on from one, {delete} deletes it."
         self.lines.show(found)
         self._show_more()
 
@@ -118,7 +117,8 @@ class Snapshots(Vertical):
             lines.append(cell(" ".join(f"#{tag}" for tag in row["tags"]), "cyan"))
         lines += [cell(f"left out: {name}: {reason}", "yellow") for name, reason in sorted(row["left_out"].items())]
         lines += [cell(f"not saved: {obstacle}", "yellow") for obstacle in row["obstacles"]]
-        lines.append(Text("Enter goes on from it, D deletes it, s makes another", "dim"))
+        new, restore, delete = self._keys
+        lines.append(Text(f"{restore} goes on from it, {delete} deletes it, {new} makes another", "dim"))
         self._told.update(Text("\n").join(lines))
 
     def action_restore(self) -> None:
@@ -145,7 +145,7 @@ class Timeline(Vertical):
         "loss": "red",
     }  # fmt: skip
 
-    BINDINGS = [Binding("enter", "restore", "Restore", id="timeline.restore", tooltip="go on from that snapshot")]
+    BINDINGS = bindings_of("timeline")
 
     def __init__(self, clock: Callable[[], float], *, id: str | None = None) -> None:
         super().__init__(id=id)

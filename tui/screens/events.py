@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input
 
 from omega_sessiond.terminal import one_line
 from tui import telling
+from tui.actions import bindings_of
 from tui.headline import Headline
 from tui.keyline import KeyLine
 from tui.linelist import LineList
@@ -32,18 +32,8 @@ Json = dict[str, Any]
 class EventsScreen(LiveScreen):
     """Both lists follow their ends. Enter on an event goes to its session."""
 
-    BINDINGS = [
-        Binding("enter", "jump", "Session", id="events.jump", tooltip="go to the session of the event"),
-        Binding(
-            "slash", "filter", "Filter", id="events.filter", tooltip="words that must stand in it, !word: must not"
-        ),
-        Binding("f", "follow", "Follow", id="events.follow", tooltip="go to the end and follow what comes"),
-        Binding(
-            "y", "copy", "Copy", id="events.copy", tooltip="the line with the cursor: an event, or an omegactl line"
-        ),
-        Binding("tab", "other", "Other list", id="events.other", tooltip="from the events to the commands and back"),
-        Binding("escape,E", "leave", "Back", id="events.back", tooltip="to the screen before"),
-    ]
+    BINDINGS = bindings_of("events")
+    keys_of_its_own = "events"
 
     DEFAULT_CSS = """
     EventsScreen {

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class LiveScreen(Screen[None]):
     """`take` and `tick` do nothing unless a screen says otherwise."""
 
+    keys_of_its_own = ""
+    """Which rows of `actions.SCREEN_KEYS` are this screen's."""
+
     @property
     def dashboard(self) -> Dashboard:
         return cast("Dashboard", self.app)

@@ -119,7 +119,7 @@ class Main(LiveScreen):
         self.table.display = not is_empty
         if is_empty:
             if app.standing.kind == "live" and app.model.is_listed:
-                text = Text.assemble(("No sessions yet", "bold"), "\n\nn creates one")
+                text = Text.assemble(("No sessions yet", "bold"), f"\n\n{app.key('new')} creates one")
             else:
                 text = app.standing_text("\n\n") or Text("Connecting…")
             notice.update(text)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.message import Message
 from textual.widgets import RichLog, Static
 
@@ -21,6 +20,7 @@ from omega_sessiond import control, paths
 from omega_sessiond.control import Managed, Verb
 from omega_sessiond.errors import OmegaError
 from tui import logbook
+from tui.actions import bindings_of
 from tui.headline import Headline
 from tui.keyline import KeyLine
 from tui.logbook import PRIORITIES, Entry, Logbook
@@ -60,29 +60,8 @@ ASKED: dict[Verb, tuple[str, str]] = {
 class ServiceScreen(LiveScreen):
     """`found` is how it stood when it was last looked at."""
 
-    BINDINGS = [
-        Binding(
-            "s", "do('start')", "Start", id="service.start", tooltip="listen for the daemon; without systemd, start it"
-        ),
-        Binding(
-            "x", "do('stop')", "Stop", id="service.stop", tooltip="the daemon and what would start it; sessions go on"
-        ),
-        Binding("r", "do('restart')", "Restart", id="service.restart", tooltip="the daemon; sessions go on"),
-        Binding("e", "do('enable')", "Enable", id="service.enable", tooltip="listen from the next login on"),
-        Binding(
-            "d", "do('disable')", "Disable", id="service.disable", tooltip="do not listen any more after the next login"
-        ),
-        Binding(
-            "f",
-            "do('reset-failed')",
-            "Forget failure",
-            id="service.reset-failed",
-            tooltip="clear a failure and listen again",
-        ),
-        Binding("l", "level", "Level", id="service.level", tooltip="all of the log, or only what is worse than that"),
-        Binding("p", "pause", "Pause", id="service.pause", tooltip="hold the log still"),
-        Binding("escape,S", "leave", "Back", id="service.back", tooltip="to the screen before"),
-    ]
+    BINDINGS = bindings_of("service")
+    keys_of_its_own = "service"
 
     DEFAULT_CSS = """
     ServiceScreen {
