@@ -132,6 +132,8 @@ class ServiceScreen(LiveScreen):
                 pass  # time to look again
 
     def _show(self, found: Condition) -> None:
+        if not self.query("#standing"):
+            return  # it is being left
         before, self.found = self.found, found
         self.query_one("#standing", Static).update(headline(found, is_ascii=self.dashboard.glyphs.is_ascii))
         self.query_one("#units", Static).update(table(found, is_ascii=self.dashboard.glyphs.is_ascii))
@@ -222,8 +224,9 @@ class ServiceScreen(LiveScreen):
             self._write(entry)
 
     def _write(self, entry: Entry) -> None:
-        if entry.priority <= self._level:
-            log = self.query_one(RichLog)
+        if entry.priority > self._level:
+            return
+        for log in self.query(RichLog):  # none while the screen is taken down: the log goes on until it is gone
             # Without a width it would be wrapped at 80, the width of a console that there is not.
             width = log.scrollable_content_region.width or None
             log.write(drawn(entry), width, scroll_end=not self._is_paused and log.is_vertical_scroll_end)
@@ -235,7 +238,8 @@ class ServiceScreen(LiveScreen):
 
     def _rewrite(self) -> None:
         """All entries anew: lines are wrapped when they are written."""
-        self.query_one(RichLog).clear()
+        for log in self.query(RichLog):
+            log.clear()
         for entry in self._entries:
             self._write(entry)
 
