@@ -362,6 +362,33 @@ def test_broken_characters_stay_in_their_command(start: Start, table: Table | No
     assert host.run("printf '\\244b'").output == "\\xa4b"
 
 
+NODE_LOOP = "fs.writeFileSync({path!r}, ''); while (true) {{}}"
+NODE_AWAIT = "fs.writeFileSync({path!r}, ''); await new Promise(() => {{}})"
+NODE_LATER = "setTimeout(() => fs.writeFileSync({path!r}, ''), 1); await new Promise(() => {{}})"
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["1", "await 1", "process.once('SIGINT', () => {}).emit('SIGINT')", "process.on('SIGINT', () => {}); 1"],
+    ids=["at rest", "after an await", "after a listener", "beside a listener"],
+)
+def test_node_is_interrupted_whatever_listens(start: Start, before: str) -> None:
+    """^C ends what computes and what awaits, again and again, whatever the session's code does with the signal."""
+    if shutil.which("node") is None:
+        unavailable("node is not installed")
+    host = start("node")
+    assert host.run("let kept = 41, run = 1, end = 2").status == "ok"  # names of the preset's own
+    assert host.run(before).status == "ok"
+    wait = NODE_LATER if before.endswith("1") and "process" in before else NODE_AWAIT
+    for number, code in enumerate((wait, NODE_LOOP, NODE_LOOP, wait)):
+        path = host.directory / f"begun{number}"
+        id = host.start(code.format(path=str(path)))
+        until(path.exists, "it runs")
+        host.interrupt()
+        assert host.daemon.result(id).status == "interrupted"
+    assert host.run("kept + 1").value == "42"
+
+
 # ---- the end ----
 
 
