@@ -69,18 +69,19 @@ class Conversation:
     """What has come of one thing that was sent. `status` is None until its mark has come; `heard` collects the output
     of what no user asked for."""
 
+    status: Optional[str] = None
+    displayed = False
+    trouble: Optional[ErrorReport] = None
+    interrupted_at: Optional[float] = None
+    is_skipping = False
+    in_value = False
+    sent_sentinel = repeated_sentinel = False
+    repeats = 0
+    note: Optional[str] = None
+
     def __init__(self, heard: Optional[List[str]]) -> None:
         self.heard = heard
-        self.status: Optional[str] = None
-        self.displayed = False
-        self.trouble: Optional[ErrorReport] = None
         self.tails = {"stdout": "", "stderr": ""}
-        self.interrupted_at: Optional[float] = None
-        self.is_skipping = False
-        self.in_value = False
-        self.sent_sentinel = self.repeated_sentinel = False
-        self.repeats = 0
-        self.note: Optional[str] = None
 
 
 class Dialogue:
@@ -101,7 +102,7 @@ class Dialogue:
         self._seam = b""
         self._heard_at = self._look_at = 0.0
         self._look_s = LOOK_S[0]
-        self._is_writing = False
+        self._is_writing = self._is_torn = False
         own = {name: value.replace("{state}", place) for name, value in options["env"].items()}
         env = {**os.environ, **(QUIET_ENV if options["terminal"] else {}), **own}
         try:
@@ -319,6 +320,9 @@ class Dialogue:
 
     def _finish_characters(self) -> None:
         """What was begun of a character on either pipe is not finished any more."""
+        if not self._is_torn:
+            return
+        self._is_torn = False
         for descriptor in self._decoders:
             self._show(descriptor, b"", final=True)
 
@@ -352,6 +356,8 @@ class Dialogue:
                 self._stale = [other for other in self._scanner.marks if other.kind == "end"][-STALE_MARKS:]
 
     def _show(self, descriptor: int, data: bytes, final: bool = False) -> None:
+        if data and data[-1] >= 0x80:
+            self._is_torn = True
         text = self._decoders[descriptor].decode(data, final)
         talk = self._talk
         if not text or (talk is not None and talk.is_skipping):

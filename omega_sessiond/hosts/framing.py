@@ -13,6 +13,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import List, Mapping, NamedTuple, Optional, Tuple
 
+_encode_json = json.JSONEncoder(ensure_ascii=False).encode
+
 STATUS_BYTES = 32
 """What stands for `{status}` is at most so long: longer text is the program's own."""
 
@@ -129,12 +131,12 @@ class Scanner:
         return held
 
 
-_SHELL = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SHELL = str.maketrans({"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def quote_shell(code: str) -> str:
     """The code as one word of bash on one line: $'…'."""
-    return "$'%s'" % "".join(_SHELL.get(letter, letter) for letter in code)
+    return "$'%s'" % code.translate(_SHELL)
 
 
 @lru_cache(maxsize=256)
@@ -156,7 +158,7 @@ def fill(template: str, token: Token, values: Mapping[str, str] = MappingProxyTy
         elif name in values:
             parts[index] = values[name]
         elif name == "json" and "code" in values:
-            parts[index] = json.dumps(values["code"], ensure_ascii=False)
+            parts[index] = _encode_json(values["code"])
         elif name == "shell" and "code" in values:
             parts[index] = quote_shell(values["code"])
         else:

@@ -143,6 +143,8 @@ class LinesEngine:
             return self._refuse(talk.trouble.name, talk.trouble.message)
         if status and status == self._options["incomplete_status"]:
             return self._refuse("Incomplete", "the command is not complete, and nothing of it was run")
+        if status == "0" and talk.interrupted_at is None:
+            return Outcome("ok", talk.displayed)
         said = talk.tails[self._options["error_stream"]]
         found = next((match for pattern in self._errors for match in [pattern.search(said)] if match), None)
         failed = status != "0" if status else found is not None
