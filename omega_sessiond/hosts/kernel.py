@@ -8,6 +8,7 @@ loaded when the first kernel is started. Knows nothing of commands.
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import select
 import shutil
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from hmac import compare_digest
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from omega_sessiond.hosts.engine import Wakeup
@@ -38,6 +40,13 @@ WORDS_KEPT = 4000
 ipykernel repeats there what it has sent, and others log there."""
 
 CHANNELS = ("shell", "control", "stdin", "iopub")
+
+DELIMITER = b"<IDS|MSG>"
+VERSION = "5.3"
+"""What we speak, and what stands in front of a message's parts on the wire. Source: Messaging in Jupyter."""
+
+_pack = json.JSONEncoder(separators=(",", ":")).encode
+_unpack = json.JSONDecoder().decode
 
 
 class Message(NamedTuple):
@@ -94,6 +103,7 @@ class LocalKernel:
         self._end = ""
         self._words = ""
         self._is_settled = False
+        self._count = 0
         self._sockets: Dict[Any, str] = {}
         self._pipes: Dict[int, Tuple[str, codecs.IncrementalDecoder]] = {}
         try:
@@ -154,10 +164,23 @@ class LocalKernel:
 
     # ---- speech ----
 
+    # By jupyter_client's own means a message takes about five times as long: it parses every date, and keeps every
+    # signature lest somebody says a thing twice, whom these sockets do not let in.
+
     def send(self, channel: str, kind: str, content: Dict[str, Any]) -> str:
-        message = self._session.msg(kind, content)
-        self._session.send(self._channels[channel], message)
-        return str(message["header"]["msg_id"])
+        self._count += 1
+        id = "%s_%d" % (self._session.session, self._count)
+        header = {
+            "msg_id": id,
+            "msg_type": kind,
+            "session": self._session.session,
+            "username": self._session.username,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "version": VERSION,
+        }
+        parts = [_pack(part).encode("ascii") for part in (header, {}, {}, content)]
+        self._channels[channel].send_multipart([DELIMITER, self._session.sign(parts), *parts])
+        return id
 
     def wait(self, timeout_s: Optional[float]) -> List[Message]:
         messages: List[Message] = []
@@ -178,15 +201,27 @@ class LocalKernel:
         return messages
 
     def _read_socket(self, socket: Any, messages: List[Message]) -> None:
-        while True:
+        zmq = self._zmq
+        while socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
             try:
-                _, message = self._session.recv(socket)
-            except (ValueError, TypeError, KeyError):
-                continue  # not signed with this kernel's key, or no message at all
-            if message is None:
+                messages.append(self._read(self._sockets[socket], socket.recv_multipart(zmq.NOBLOCK)))
+            except zmq.Again:
                 return
-            parent = message["parent_header"].get("msg_id") or ""
-            messages.append(Message(self._sockets[socket], message["msg_type"], parent, message["content"]))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # not signed with this kernel's key, or no message at all
+
+    def _read(self, channel: str, frames: List[bytes]) -> Message:
+        start = frames.index(DELIMITER) + 1
+        signature, *parts = frames[start : start + 5]
+        if not compare_digest(signature, self._session.sign(parts)):
+            raise ValueError("a wrong signature")
+        header, parent, _, content = parts
+        head = _unpack(header.decode("utf-8", "replace"))
+        if not head["version"].startswith("5."):  # from before 2014: jupyter_client translates
+            message = self._session.deserialize(frames[start:])
+            return Message(channel, message["msg_type"], message["parent_header"].get("msg_id") or "", message["content"])
+        named = _unpack(parent.decode("utf-8", "replace")).get("msg_id") or ""
+        return Message(channel, head["msg_type"], named, _unpack(content.decode("utf-8", "replace")))
 
     def _read_pipe(self, descriptor: int) -> None:
         try:
