@@ -219,7 +219,9 @@ class LocalKernel:
         head = _unpack(header.decode("utf-8", "replace"))
         if not head["version"].startswith("5."):  # from before 2014: jupyter_client translates
             message = self._session.deserialize(frames[start:])
-            return Message(channel, message["msg_type"], message["parent_header"].get("msg_id") or "", message["content"])
+            return Message(
+                channel, message["msg_type"], message["parent_header"].get("msg_id") or "", message["content"]
+            )
         named = _unpack(parent.decode("utf-8", "replace")).get("msg_id") or ""
         return Message(channel, head["msg_type"], named, _unpack(content.decode("utf-8", "replace")))
 
