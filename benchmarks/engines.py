@@ -2,7 +2,7 @@
 Python session: what the engine adds is at most what an execute costs at all.
 
 Twice: each side by itself, and command by command in turn. A REPL that is asked again at once answers in half the time
-that it takes after the half millisecond which a session's command leaves it alone; in turn it rests as long on bare pipes.
+that it takes after the half millisecond for which a session leaves it alone; in turn it rests as long on bare pipes.
 """
 
 from __future__ import annotations
