@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from itertools import chain
 
 from benchmarks.driver import Client, request
@@ -96,11 +97,11 @@ def _measure(report: Report, client: Client, bare: Bare, engine: str, command: s
     whole_request = request("POST", f"/api/sessions/{engine}/execute", body)
     python = execute("python")
     client.ask("POST", "/api/sessions/python/execute", BODY)
-    asks = (
+    asks: list[Callable[[], float]] = [
         lambda: bare.time_of(command),
         lambda: client.time_of(whole_request, b'"status":"ok"'),
         lambda: client.time_of(python, EXECUTED),
-    )
+    ]
     alone: list[list[list[float]]] = [[], [], []]
     in_turn: list[list[list[float]]] = [[], [], []]
     for _ in range(rounds):
