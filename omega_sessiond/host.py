@@ -22,14 +22,17 @@ from omega_sessiond import eventloop, paths, wire
 from omega_sessiond.birthplace import MAIN
 from omega_sessiond.errors import CannotFork, HostFailed, OmegaError
 from omega_sessiond.frames import Bye, HostFrame, HostHello
-from omega_sessiond.link import Link
+from omega_sessiond.link import Link, control_hello
 from omega_sessiond.messages import Limits, Step, now
-from omega_sessiond.nursery import Birth, Nursery
+from omega_sessiond.nursery import Birth, Forked, Nursery
 from omega_sessiond.process import Exit, Process, boot_id, start_time
 
 NEAR_LIMIT = 0.9
 """A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
 other kills, higher misses kills that came in one large allocation."""
+
+REFILL_AFTER_S = 0.0005
+"""How long after a host's first word the next spare is asked for: who waits for the session has his answer by then."""
 
 ASK_SHARE, INTERRUPT_SHARE = 0.3, 0.6
 """When the ladder leaves its first and second rung, as shares of its time. SIGTERM has the rest."""
@@ -130,6 +133,7 @@ class Host:
         self._last_question = 0
         self._deaf_since = 0.0
         self._was_put_down = False
+        self._forked: Forked | None = None
         process.watch(self._died)
 
     @property
@@ -144,7 +148,14 @@ class Host:
 
     @classmethod
     async def birth(
-        cls, launch: Launch, state_dir: str, trouble_fd: int, umask: int, limits: Limits, nursery: Nursery
+        cls,
+        launch: Launch,
+        state_dir: str,
+        trouble_fd: int,
+        umask: int,
+        limits: Limits,
+        terms: dict[str, object],
+        nursery: Nursery,
     ) -> Host:
         """Fork the process, or start it. The listener is made here, so that it can be connected to at once, and given
         away.
@@ -169,10 +180,10 @@ class Host:
                 umask=umask,
                 listener=listener.fileno(),
                 trouble=trouble,
+                hello=control_hello(launch.session, 0, terms),
             )
-            process = await nursery.fork(birth)
-            if process is None:
-                process = _start(birth)
+            forked = await nursery.fork(birth)
+            process = _start(birth) if forked is None else forked.process
         except OSError as error:
             what = error.filename or launch.interpreter[0]
             raise HostFailed(
@@ -181,7 +192,10 @@ class Host:
         finally:
             listener.close()
             os.close(trouble)
-        return cls(process, launch.session, state_dir, "", limits)
+        host = cls(process, launch.session, state_dir, "", limits)
+        host.terms = terms
+        host._forked = forked
+        return host
 
     @classmethod
     def find(
@@ -194,9 +208,14 @@ class Host:
     async def connect(self, have: int, timeout_s: float | None) -> HostHello:
         """Open the connection. Raises HostFailed when the host does not answer in time or is dead."""
         link = Link(self._socket_path, self._received, self._disconnected)
+        forked, self._forked = self._forked, None
         try:
             async with asyncio.timeout(timeout_s):
-                hello = await link.open(self.session_id, have, self.terms)
+                if forked is None:
+                    hello = await link.open(self.session_id, have, self.terms)
+                else:
+                    hello = await link.take_up(self.session_id, forked.control, forked.command)
+                    asyncio.get_running_loop().call_later(REFILL_AFTER_S, forked.speaks)
         except TimeoutError:
             raise HostFailed(f"The session's process has not answered within {timeout_s:g} s") from None
         except ConnectionRefusedError:

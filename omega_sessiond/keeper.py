@@ -518,7 +518,13 @@ class Keeper:
                 launch = Launch.load(paths.launch_file(self._state_dir, record.id))
                 if live.origin is None:
                     host = await Host.birth(
-                        launch, self._state_dir, self._trouble_fd, self._umask, record.limits, self._nursery
+                        launch,
+                        self._state_dir,
+                        self._trouble_fd,
+                        self._umask,
+                        record.limits,
+                        self.vault.terms,
+                        self._nursery,
                     )
                 else:
                     host = await self._fork(live, live.origin)

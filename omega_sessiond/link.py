@@ -51,6 +51,7 @@ class _Connection:
     """One non-blocking socket that keeps what the kernel does not take at once."""
 
     def __init__(self, sock: socket.socket, lose: Callable[[str], None]) -> None:
+        sock.setblocking(False)
         self.sock = sock
         self._lose = lose
         self._unsent = bytearray()
@@ -105,6 +106,11 @@ class _Connection:
         self._unsent.clear()
 
 
+def control_hello(session_id: str, have: int, terms: dict[str, object]) -> dict[str, Any]:
+    """How we introduce ourselves; see Link.open."""
+    return {"t": "hello", "role": "control", "wire": wire.WIRE, "session": session_id, "have": have, **terms}
+
+
 class Link:
     """Frames to and from one host over `path`. After `open`, `on_frames` gets what arrives, in order, in batches as
     read; `on_closed` is called once when either connection ends or speaks nonsense, with the reason."""
@@ -128,24 +134,34 @@ class Link:
         ProtocolError when what answers is not this session's host.
         """
         try:
-            return await self._open(session_id, have, terms or {})
+            self._control = control = await self._connect()
+            await self._loop.sock_sendall(control.sock, pack(control_hello(session_id, have, terms or {})))
+            answer = await self._hear(control, session_id)
+            if answer.wire == wire.WIRE:
+                self._command = command = await self._connect()
+                hello = {"t": "hello", "role": "command", "wire": wire.WIRE, "session": session_id}
+                await self._loop.sock_sendall(command.sock, pack(hello))
+                command.read(self._received)
+            return answer
         except BaseException:
             self.close()
             raise
 
-    async def _open(self, session_id: str, have: int, terms: dict[str, object]) -> HostHello:
-        self._control = control = await self._connect()
-        hello = {"t": "hello", "role": "control", "wire": wire.WIRE, "session": session_id, "have": have, **terms}
-        await self._loop.sock_sendall(control.sock, pack(hello))
+    async def take_up(self, session_id: str, control: socket.socket, command: socket.socket) -> HostHello:
+        """As `open`, of a host that was made with these connections and our hello."""
+        self._control, self._command = _Connection(control, self._lose), _Connection(command, self._lose)
+        self._command.read(self._received)
+        try:
+            return await self._hear(self._control, session_id)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _hear(self, control: _Connection, session_id: str) -> HostHello:
         answer = await self._read_hello(control.sock)
         if answer.session != session_id:
             raise ProtocolError(f"The host at {self._path} carries another session")
         control.read(lambda data: None)
-        if answer.wire == wire.WIRE:
-            self._command = command = await self._connect()
-            hello = {"t": "hello", "role": "command", "wire": wire.WIRE, "session": session_id}
-            await self._loop.sock_sendall(command.sock, pack(hello))
-            command.read(self._received)
         return answer
 
     async def _connect(self) -> _Connection:

@@ -33,6 +33,9 @@ SPARE_S = 5.0
 """A server that has forked nothing by then hangs, and is killed. It may be on its way to be ready: that takes as long
 as the start that would be made instead."""
 
+REFILL_S = 0.05
+"""After which the next spare is made, whether or not the last one has become a host."""
+
 KEPT_S = 600.0
 """How long a server is kept that nobody asks, other than the default one."""
 
@@ -48,7 +51,7 @@ PAUSE_S = (0.05, 60.0)
 
 class Birth(Struct, frozen=True):
     """A host that is wanted. `listener` and `trouble` are descriptors that it gets; into `birth_log` goes why it could
-    not become one."""
+    not become one. A forked one is said `hello` at once on its control connection."""
 
     interpreter: list[str]
     can_be_forked: bool
@@ -59,16 +62,21 @@ class Birth(Struct, frozen=True):
     umask: int
     listener: int
     trouble: int
+    hello: dict[str, object]
 
 
-class _Spare(Struct):
-    """A process that waits to become a host, and the way to tell it so."""
+class Forked(Struct):
+    """A process that waits to become a host, or does; the connections to it, and what to call when it speaks: until
+    then who makes the next spare would only be in its way."""
 
     process: Process
-    connection: socket.socket
+    control: socket.socket
+    command: socket.socket
+    speaks: Callable[[], None]
 
     def dismiss(self) -> None:
-        self.connection.close()
+        self.control.close()
+        self.command.close()
         self.process.forget()
 
 
@@ -88,9 +96,9 @@ class _Server:
         self.started_at = self.used_at = self._loop.time()
         self.process = Process(started.pid, start_time(started.pid), is_child=True)
         self._hosts: dict[int, Process] = {}
-        self._spares: deque[_Spare] = deque()
+        self._spares: deque[Forked] = deque()
         self._asked = 0
-        self._waiting: deque[asyncio.Future[_Spare | None]] = deque()
+        self._waiting: deque[asyncio.Future[Forked | None]] = deque()
         self._seen: list[tuple[str, list[int] | None]] = []
         self._splitter = wire.Splitter()
         self._descriptors: deque[int] = deque()
@@ -109,8 +117,8 @@ class _Server:
 
     # ---- births ----
 
-    async def fork(self, birth: Birth) -> Process | None:
-        """A new host's process; None when this server cannot. Raises OSError when the directory cannot be used."""
+    async def fork(self, birth: Birth) -> Forked | None:
+        """A new host; None when this server cannot. Raises OSError when the directory cannot be used."""
         self.used_at = self._loop.time()
         spare = await self._spare()
         if spare is None:
@@ -122,21 +130,21 @@ class _Server:
             raise
         try:
             order = {"launch": birth.launch_file, "birth_log": birth.birth_log, "umask": birth.umask}
-            with spare.connection:
-                socket.send_fds(spare.connection, [pack(order)], [birth.listener, birth.trouble, directory])
+            order["hello"] = birth.hello
+            socket.send_fds(spare.control, [pack(order)], [birth.listener, birth.trouble, directory])
         except OSError:  # it has been killed meanwhile
-            spare.process.forget()
+            spare.dismiss()
             return None
         finally:
             os.close(directory)
         self.births += 1
-        self._refill()
-        return spare.process
+        self._loop.call_later(REFILL_S, self._refill)
+        return spare
 
-    async def _spare(self) -> _Spare | None:
+    async def _spare(self) -> Forked | None:
         if self._spares:
             return self._spares.popleft()
-        waiting: asyncio.Future[_Spare | None] = self._loop.create_future()
+        waiting: asyncio.Future[Forked | None] = self._loop.create_future()
         self._waiting.append(waiting)
         self._refill()
         try:
@@ -204,12 +212,16 @@ class _Server:
         match frame["t"]:
             case "spare":
                 self._asked -= 1
-                pidfd, connection = self._descriptors.popleft(), self._descriptors.popleft()
+                pidfd, control, command = (self._descriptors.popleft() for _ in range(3))
                 process = Process(frame["pid"], frame["start_time"], is_child=False, pidfd=pidfd, is_told=True)
                 self._hosts[process.pid] = process
-                self._give(_Spare(process, socket.socket(fileno=connection)))
+                sockets = socket.socket(fileno=control), socket.socket(fileno=command)
+                self._give(Forked(process, *sockets, self._refill))
             case "exit":
                 self._heard_exit(frame["pid"], exit_of(frame["status"], frame["peak_kib"] * 1024))
+            case "rehearsed":
+                self._dismiss_spares()  # made before it
+                self._refill()
             case "importing":
                 self.importing = frame["package"]
             case "ready":
@@ -220,7 +232,7 @@ class _Server:
                 if self._waiting:
                     self._waiting.popleft().set_result(None)
 
-    def _give(self, spare: _Spare) -> None:
+    def _give(self, spare: Forked) -> None:
         if self.is_retired:
             spare.dismiss()
             return
@@ -261,9 +273,12 @@ class _Server:
             self._let_go()
             self._send({"t": "retire"})
 
-    def _let_go(self) -> None:
+    def _dismiss_spares(self) -> None:
         while self._spares:
             self._spares.popleft().dismiss()
+
+    def _let_go(self) -> None:
+        self._dismiss_spares()
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
@@ -321,7 +336,7 @@ class Nursery:
         if self._default is not None:
             self._begin(self._default)
 
-    async def fork(self, birth: Birth) -> Process | None:
+    async def fork(self, birth: Birth) -> Forked | None:
         """A new host, forked; None where it must be started as a process of its own. Raises OSError."""
         if not self._is_wanted or self._is_closed or not birth.can_be_forked:
             return None

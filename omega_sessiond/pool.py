@@ -20,6 +20,9 @@ RECENT_S = 10.0
 """Memory pressure takes no session that was used so shortly ago: its next command is likely to come, and to need the
 memory again."""
 
+LOOK_AFTER_S = 0.02
+"""How long changes gather before the pool is looked at: the answers they make possible go out meanwhile."""
+
 
 class Pool:
     """The live hosts of one state directory."""
@@ -43,10 +46,10 @@ class Pool:
             self._pressure.close()
 
     def look_soon(self) -> None:
-        """Something has changed; look once for all that changes in this turn of the loop."""
+        """Something has changed; look once for all that changes now, when those who wait for it have their answers."""
         if not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._look)
+            asyncio.get_running_loop().call_later(LOOK_AFTER_S, self._look)
 
     def _look(self) -> None:
         self._is_due = False

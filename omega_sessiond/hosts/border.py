@@ -8,6 +8,7 @@ replaced. Knows frames and signals; nothing of sockets, output or engines.
 
 from __future__ import annotations
 
+import _signal as _c_signal  # type: ignore[import-not-found]
 import signal
 import sys
 from _thread import get_ident
@@ -189,13 +190,17 @@ def _bound(handler: Handler, signum: int) -> Callable[[], None]:
     return lambda: handler(signum, None)
 
 
-def guard() -> None:
-    """Take over SIGINT and SIGTERM, and whatever the user will handle from now on."""
+def cover() -> None:
+    """Hear of whatever the user will handle from now on."""
     _handlers[signal.SIGINT] = signal.default_int_handler
-    _real_signal(signal.SIGINT, _caught)
-    _real_signal(signal.SIGTERM, _caught)
     signal.signal = _signal
     signal.getsignal = _getsignal
+
+
+def guard() -> None:
+    """Take over SIGINT and SIGTERM."""
+    _c_signal.signal(_c_signal.SIGINT, _caught)
+    _c_signal.signal(_c_signal.SIGTERM, _caught)
 
 
 def _signal(signalnum: int, handler: Handler) -> Handler:

@@ -8,9 +8,9 @@ descriptors; what a host is, main knows.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import gc
-import json
 import os
 import select
 import signal
@@ -19,28 +19,42 @@ import sys
 import time
 import traceback
 from importlib import import_module
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from omega_sessiond import wire
 from omega_sessiond.hosts import title
+from omega_sessiond.hosts.rehearsal import rehearse as rehearse
+
+QUIET_MS, UNREHEARSED = 200, 4
+"""When there is time for the rehearsal, which takes as long as a few births: nobody has wanted a host for so long, who
+waited for the first session has it; or so many were wanted without a pause that there will be more."""
 
 MAX_FDS = 8
 FD_BYTES = 4
+CONNECTIONS = ("control", "command")
+READ_BYTES = 16 * 1024
 
 PRELOAD_S = 120
 """An import that takes longer hangs: SIGALRM ends the server, and the daemon starts one without it."""
 
+Connections = Sequence[_socket.socket]
 Mark = Optional[Tuple[int, int, int]]
 
 
 class Birth:
-    """What a spare is to be: the session's launch file as it was read, and two descriptors."""
+    """What a spare is to be: the session's launch file as it was read, two descriptors, and the daemon's hello."""
 
-    def __init__(self, launch: Dict[str, Any], listener: int, trouble: int, birth_log: str) -> None:
+    def __init__(self, order: wire.Frame, launch: wire.Frame, listener: int, trouble: int) -> None:
+        self.hello = order["hello"]
         self.launch = launch
         self.listener = listener
         self.trouble = trouble
-        self._birth_log = birth_log
+        self._file = str(order["launch"])
+        self._birth_log = str(order["birth_log"])
+
+    def show(self, where: title.Place) -> None:
+        """Have others see whose process this is."""
+        title.put([sys.executable, sys.argv[0], self._file], where)
 
     def fail(self, error: Exception) -> None:
         """It cannot become that: whoever waits for the session is told why."""
@@ -59,14 +73,16 @@ class ForkServer:
         os.set_blocking(self._out, False)
         self._children: Set[int] = set()
         self._retired = False
+        self._births = 0
+        self._rehearse: Optional[Callable[[], None]] = None
         self._environment: Dict[str, str] = {}
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(self._out, select.POLLIN)
         self._title = title.place()
-        self._sigchld = signal.signal(signal.SIGCHLD, _wake)
+        self._sigchld = _signal.signal(_signal.SIGCHLD, _wake)
         signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
-        self._sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the daemon's terminal is the daemon's
+        self._sigint = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # ^C in the daemon's terminal is the daemon's
         self._seen = {path: _mark(path) for path in _read_at_start()}
         os.chdir("/")
 
@@ -75,26 +91,37 @@ class ForkServer:
         self._ready([], {}, False)
         self._attend()
 
-    def serve(self) -> Birth:
-        """Fork a spare whenever the daemon wants one; returns in a spare that is to be a session."""
+    def serve(self, rehearse: Callable[[], None]) -> Spare:
+        """Fork a spare whenever the daemon wants one; returns in a spare. Between two of them `rehearse` is called,
+        once."""
         gc.disable()
         _settle()
+        self._rehearse = rehearse
         self._environment = dict(os.environ)
         try:
             while True:
                 spare = self._fork()
                 if spare is not None:
-                    break
+                    return spare
                 self._attend()
         except Exception:  # the outermost edge: sys.stderr is a session's already
             os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
             os._exit(1)
-        return spare.wait()
+
+    def spare(self, connections: Connections) -> Spare:
+        """What this process would be as a child, with these connections to the daemon."""
+        return Spare(connections, self._title, self._environment)
 
     def _attend(self) -> None:
         """Do as the daemon says; returns when that is a fork."""
         while True:
-            for descriptor, _ in self._poll.poll():
+            ready = self._poll.poll(None if self._rehearse is None else QUIET_MS)
+            if self._rehearse is not None and (not ready or self._births >= UNREHEARSED):
+                self._rehearse()
+                self._rehearse = None
+                _settle()
+                self._say({"t": "rehearsed"})
+            for descriptor, _ in ready:
                 if descriptor == self._out:
                     self._reap()
                     continue
@@ -109,8 +136,11 @@ class ForkServer:
             if self._retired and not self._children:
                 os._exit(0)
 
-    def _say(self, frame: wire.Frame, descriptors: Sequence[int] = ()) -> None:
-        data = wire.pack(frame)
+    def _say(self, frame: wire.Frame) -> None:
+        self._send(wire.pack(frame)[wire.HEADER_BYTES :], ())
+
+    def _send(self, body: bytes, descriptors: Sequence[int]) -> None:
+        data = len(body).to_bytes(wire.HEADER_BYTES, "big") + body
         rights = b"".join(descriptor.to_bytes(FD_BYTES, sys.byteorder) for descriptor in descriptors)
         try:
             sent = self._sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else [])
@@ -127,30 +157,36 @@ class ForkServer:
 
     def _fork(self) -> Optional[Spare]:
         """A new spare; in the child, itself."""
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        pairs = [_socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM) for _ in CONNECTIONS]
         try:
             pid = os.fork()
         except OSError as error:
             self._say({"t": "failed", "reason": str(error)})
             return None
         if pid == 0:
-            ours.close()
+            for ours, _ in pairs:
+                ours.close()
             self._shed()
-            return Spare(theirs, self._title, self._environment)
-        theirs.close()
+            return self.spare([theirs for _, theirs in pairs])
         self._children.add(pid)
+        self._births += 1
         pidfd = os.pidfd_open(pid)
-        self._say({"t": "spare", "pid": pid, "start_time": _start_time(pid)}, (pidfd, ours.fileno()))
+        self._send(
+            b'{"t":"spare","pid":%d,"start_time":%d}' % (pid, _start_time(pid)),
+            [pidfd, *(ours.fileno() for ours, _ in pairs)],
+        )
         os.close(pidfd)
-        ours.close()
+        for pair in pairs:
+            for one in pair:
+                one.close()
         return None
 
     def _shed(self) -> None:
         """In a child: leave behind what is the server's."""
         os.setsid()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, self._sigchld)
-        signal.signal(signal.SIGINT, self._sigint)
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGCHLD, self._sigchld)
+        _signal.signal(_signal.SIGINT, self._sigint)
         self._sock.close()
         os.close(self._out)
         os.close(self._in)
@@ -235,29 +271,27 @@ class ForkServer:
 
 
 class Spare:
-    """A child that is nobody's host yet. It ends when its daemon does not want it any more."""
+    """A child that is nobody's host yet, and has the connections of one. It ends when its daemon does not want it any
+    more."""
 
-    def __init__(self, connection: _socket.socket, where: title.Place, environment: Dict[str, str]) -> None:
-        self._sock = connection
-        self._title = where
+    def __init__(self, connections: Connections, where: title.Place, environment: Dict[str, str]) -> None:
+        self.connections = connections
+        self.title = where
         self._environment = environment
 
     def wait(self) -> Birth:
         """Become what the daemon's order says: in the session's directory, with its environment."""
-        order, descriptors = receive(self._sock)
-        self._sock.close()
+        order, descriptors = receive(self.connections[0])
         listener, trouble, directory = descriptors
         try:
             os.fchdir(directory)
             os.close(directory)
             os.umask(int(order["umask"]))
-            with open(str(order["launch"]), encoding="utf-8") as file:
-                launch = json.load(file)
+            launch = wire.unpack(_contents(str(order["launch"])))
             _take_environment(self._environment, launch["env"])
         except Exception as error:  # the outermost edge, as in main
             tell(str(order["birth_log"]), error)
-        title.put([sys.executable, sys.argv[0], str(order["launch"])], self._title)
-        return Birth(launch, listener, trouble, str(order["birth_log"]))
+        return Birth(order, launch, listener, trouble)
 
 
 def receive(sock: _socket.socket) -> Tuple[wire.Frame, List[int]]:
@@ -303,7 +337,8 @@ def _wake(signum: int, frame: Any) -> None:
 
 def _settle() -> None:
     """Collect what the start has left, and move the rest where no collection in a child touches it: each page that is
-    touched is one that a session has to itself."""
+    touched is one that a session has to itself. For the same reason what is done for each child, here and there, is
+    done with the plainest means: the module signal makes sets of enumerations, open() a buffer and two objects."""
     gc.collect()
     gc.freeze()
 
@@ -341,8 +376,9 @@ def _take_environment(present: Dict[str, str], env: Dict[str, str]) -> None:
     """Make `env` the environment, as far as the interpreter did not set it itself (LC_CTYPE, PEP 538)."""
     for name in [name for name in present if name not in env and name != "LC_CTYPE"]:
         del os.environ[name]
-    changed = {name: value for name, value in env.items() if present.get(name) != value}
-    os.environ.update(changed)
+    for name, value in env.items():
+        if present.get(name) != value:
+            os.environ[name] = value
     if present.get("TZ") != env.get("TZ"):
         time.tzset()
 
@@ -357,10 +393,19 @@ def _descriptors() -> Dict[int, str]:
     return found
 
 
-def _stat(pid: str) -> List[bytes]:
-    with open("/proc/%s/stat" % pid, "rb") as file:
-        return file.read().rpartition(b")")[2].split()
+def _contents(path: str) -> bytes:
+    """A whole file, with as few objects in between as can be."""
+    data = b""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            piece = os.read(descriptor, READ_BYTES)
+            data += piece
+            if len(piece) < READ_BYTES:
+                return data
+    finally:
+        os.close(descriptor)
 
 
 def _start_time(pid: int) -> int:
-    return int(_stat(str(pid))[19])
+    return int(_contents("/proc/%d/stat" % pid).rpartition(b")")[2].split()[19])

@@ -8,6 +8,7 @@ and repeats a signal that came while the host itself was at work.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import select
@@ -15,7 +16,7 @@ import signal
 import struct
 import time
 from _thread import allocate_lock, get_ident, get_native_id, stack_size, start_new_thread
-from typing import Any, Dict, List, Optional, Protocol, Set, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Set, Tuple
 
 from omega_sessiond import wire
 from omega_sessiond.hosts import border
@@ -42,7 +43,7 @@ STUMBLE_S = 0.1
 MAX_STRANGERS = 16
 PEER_CREDENTIALS = struct.Struct("3i")
 
-_ALL_SIGNALS = signal.valid_signals()
+_ALL_SIGNALS = _signal.valid_signals()
 
 
 class Desk(Protocol):
@@ -78,7 +79,7 @@ class Helper:
         self.control: Optional[Connection] = None
         self._host = host
         self._output: Output = host.output
-        self._listener: _socket.socket
+        self._listener: Optional[_socket.socket] = None  # a spare has none
         self._uid = os.getuid()  # of those who may speak to it, whoever the session's code becomes
         self._strangers: Dict[int, Tuple[Connection, float]] = {}
         self._main_thread = get_ident()
@@ -92,12 +93,20 @@ class Helper:
 
     # ---- life ----
 
-    def listen(self, listener: _socket.socket) -> None:
-        """Meet daemons here, and no others from now on."""
+    def listen(self, listener: Optional[_socket.socket]) -> None:
+        """Meet daemons here, and no others from now on; None: nowhere yet."""
         self._listener = listener
         self.control = None
         self._strangers.clear()
         self._flush_at = self._repeat_at = self._accept_at = None
+
+    def welcome(self, connections: Sequence[_socket.socket], hello: wire.Frame) -> None:
+        """Meet the daemon that has made this host, and these connections with it; in the calling thread, for the other
+        one would have to wake first."""
+        control, command = map(Connection, connections)
+        self._greet(control, hello)
+        self._host.employ(command)
+        self.bell.ring()
 
     def start(self) -> bool:
         """Start the thread, if it does not run; False when there is no room for one (a limit on tasks)."""
@@ -107,7 +116,7 @@ class Helper:
         done = allocate_lock()
         done.acquire()
         # A thread inherits the mask: no signal ever finds the helper unprepared.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
         users_stack_size = stack_size(0)
         try:
             self._ident = start_new_thread(self._run, (done,))
@@ -116,7 +125,7 @@ class Helper:
             return False
         finally:
             stack_size(users_stack_size)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         return True
 
     def stop(self) -> None:
@@ -135,6 +144,7 @@ class Helper:
     @property
     def address(self) -> str:
         """The path of the host's own socket."""
+        assert self._listener is not None
         return str(self._listener.getsockname())
 
     def is_current(self) -> bool:
@@ -160,7 +170,9 @@ class Helper:
 
     def held(self) -> List[Any]:
         """What has descriptors that a forked child must close."""
-        held: List[Any] = [Connection(self._listener), self.bell]
+        held: List[Any] = [self.bell]
+        if self._listener is not None:
+            held.append(Connection(self._listener))
         if self.control is not None:
             held.append(self.control)
         held.extend(connection for connection, _ in self._strangers.values())
@@ -171,8 +183,9 @@ class Helper:
     def _turn(self) -> None:
         poll = select.poll()
         poll.register(self.bell, select.POLLIN)
-        if len(self._strangers) < MAX_STRANGERS and self._accept_at is None:
-            poll.register(self._listener, select.POLLIN)
+        listener = -1 if self._listener is None else self._listener.fileno()
+        if listener >= 0 and len(self._strangers) < MAX_STRANGERS and self._accept_at is None:
+            poll.register(listener, select.POLLIN)
         for descriptor in self._strangers:
             poll.register(descriptor, select.POLLIN)
         control = self.control
@@ -193,12 +206,14 @@ class Helper:
         events = dict(poll.poll(self._timeout_ms()))
         if self._stopping:
             return
-        for descriptor in (self.bell.fileno(), self._listener.fileno(), *self._output.pipes):
+        for descriptor in (self.bell.fileno(), listener, *self._output.pipes):
             if events.get(descriptor, 0) & select.POLLNVAL:
                 self._host.collapse("the session's code closed descriptor %d, which the host needs" % descriptor)
         if writing is not None:
             self._host.saves.hear(writing)
         self._attend(set(events), control, command)
+        if listener in events:
+            self._accept()
 
     @property
     def _writing(self) -> Optional[Writing]:
@@ -251,8 +266,6 @@ class Helper:
                 self._strangers.pop(descriptor)[0].close()
         if self._accept_at is not None and now >= self._accept_at:
             self._accept_at = None
-        if self._listener.fileno() in ready:
-            self._accept()
 
     def _repeat_signals(self) -> None:
         """A signal that struck in a host function is raised when that is done; here is the net for the moment between
@@ -268,7 +281,7 @@ class Helper:
 
     def _accept(self) -> None:
         try:
-            descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]
+            descriptor, _ = self._listener._accept()  # type: ignore[union-attr]
         except OSError:  # descriptors are short; poll would tell of the waiting daemon again at once
             self._accept_at = time.monotonic() + ACCEPT_AGAIN_S
             return

@@ -56,6 +56,9 @@ class Host:
         self.twins = Twins(self)
         self.count = 0
         self._engine: Engine
+        border.cover()
+        border.on_deferred = self._signal_deferred
+        border.on_terminate = self._terminated
         self._have = 0
         self._leaving: Optional[str] = None
         self._questions = Questions(self.outbox)
@@ -139,28 +142,26 @@ class Host:
         """Be the host of this session: with its log, its listener, and the bounds of its output."""
         self.session = session
         self._trouble = trouble
-        self._bell.open()
-        self.helper.bell.open()
         self.outbox.open(log)
         self.output.bound(head_bytes, tail_bytes, data_bytes)
         self.helper.listen(_socket.socket(fileno=listener))
-        self.directory = os.path.dirname(log)
-        self.saves.directory = os.path.join(self.directory, "checkpoints")
+        self.directory = log.rpartition("/")[0]
+        self.saves.directory = self.directory + "/checkpoints"
 
     def start(self, engine: Engine) -> None:
-        """Take over descriptors 1 and 2 and the signals, and begin to listen."""
-        self._engine = engine
-        border.on_deferred = self._signal_deferred
-        border.on_terminate = self._terminated
+        """Take over the signals and descriptors 1 and 2, and begin to listen."""
         border.guard()
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._after_fork_in_parent,
             after_in_child=self._after_fork_in_child,
         )
-        self._listen()
+        self.listen(engine)
 
-    def _listen(self) -> None:
+    def listen(self, engine: Engine) -> None:
+        self._engine = engine
+        self._bell.open()
+        self.helper.bell.open()
         self.saves.attach(self._engine)
         self._poll.register(self._bell, select.POLLIN)
         self.output.capture()
@@ -168,28 +169,45 @@ class Host:
 
     def become(self, launch: wire.Frame, listener: _socket.socket) -> None:
         """In a forked child: go on as the host of another session, with all variables."""
-        self.saves = Saves(self, self.saves.last)
+        self.part(self.saves.last)
+        self._engine.part()  # type: ignore[attr-defined]
+        bounds = launch["head_bytes"], launch["tail_bytes"], launch["data_bytes"]
+        self.take(launch["session"], launch["log"], listener.detach(), self._trouble, *bounds)
+        self.listen(self._engine)
+
+    def part(self, state_of: int) -> None:
+        """Be nobody's host any more, whose descriptors are closed: to become another's."""
+        self.saves = Saves(self, state_of)
         self.last_taken = self._have = self._interrupt_id = 0
         self._mine = None
         self._poll = select.poll()
         self.output.become_host()
-        self._engine.part()  # type: ignore[attr-defined]
-        bounds = launch["head_bytes"], launch["tail_bytes"], launch["data_bytes"]
-        self.take(launch["session"], launch["log"], listener.detach(), self._trouble, *bounds)
-        self._listen()
+        self.helper.listen(None)
+
+    def end_rehearsal(self) -> None:
+        """Be as new: what was played was no session."""
+        self.helper.stop()
+        self._close_held()
+        os.close(self._trouble)
+        self.part(0)
+        self.session, self._trouble, self.count = "", 2, 0
 
     def serve(self) -> None:
         """Run commands until asked to leave."""
         while self._leaving is None:
-            connection = self._wait_for_work()
-            while connection is not None and connection.bodies and self._leaving is None:
-                try:
-                    frame = wire.unpack(connection.bodies.popleft())
-                except wire.TornFrame as error:
-                    self._lose(connection, str(error))
-                    break
-                self._work(connection, frame)
+            self.turn()
         self._leave(self._leaving)
+
+    def turn(self) -> None:
+        """Wait for work, and do it."""
+        connection = self._wait_for_work()
+        while connection is not None and connection.bodies and self._leaving is None:
+            try:
+                frame = wire.unpack(connection.bodies.popleft())
+            except wire.TornFrame as error:
+                self._lose(connection, str(error))
+                break
+            self._work(connection, frame)
 
     def _leave(self, reason: str) -> None:
         """A session that is saved whole goes on elsewhere: its exit functions are not for now."""

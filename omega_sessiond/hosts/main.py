@@ -18,7 +18,7 @@ import os  # noqa: E402
 import resource  # noqa: E402
 from importlib import import_module  # noqa: E402
 from importlib.util import module_from_spec, spec_from_file_location  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, Callable  # noqa: E402
 
 PACKAGE = "omega_sessiond"
 KINDS = ("python", "lines", "jupyter")
@@ -67,12 +67,22 @@ def main(arguments: list[str]) -> int:
         server.begin()
         host = loop.Host()  # made here, they take no memory of the children's own
         engine = make(host, {})
-        birth = server.serve()  # returns in a child alone, which is a session's
-        try:
-            occupy(host, birth.launch, birth.listener, birth.trouble)
-            host.start(engine)
-        except Exception as error:  # the outermost edge of a process whose sys.stderr is the session's by now
-            birth.fail(error)
+
+        def become(spare: Any, begin: Callable[[Any], None]) -> None:
+            begin(engine)
+            birth = spare.wait()
+            try:
+                occupy(host, birth.launch, birth.listener, birth.trouble)
+            except Exception as error:  # the outermost edge of a process whose sys.stderr is the session's by now
+                birth.fail(error)
+            host.helper.welcome(spare.connections, birth.hello)
+            birth.show(spare.title)
+            sys.argv = [""]
+
+        def rehearse() -> None:
+            forkserver.rehearse(host, engine, lambda connections: become(server.spare(connections), host.listen))
+
+        become(server.serve(rehearse), host.start)  # `serve` returns in a child alone, which is a session's
     else:
         with open(arguments[0], encoding="utf-8") as file:
             launch = json.load(file)
@@ -88,6 +98,7 @@ def main(arguments: list[str]) -> int:
         loop, make, _ = load_package(kind)
         host = loop.Host()
         occupy(host, launch, listener, trouble)
+        sys.argv = [""]
         if kind != "python":  # whose code may want this for its own event loop
             host.bell.ring_at_signals()
         host.start(make(host, launch.get("options", {})))
@@ -105,7 +116,6 @@ def main(arguments: list[str]) -> int:
 def occupy(host: Any, launch: dict[str, Any], listener: int, trouble: int) -> None:
     """Have the host be this session's."""
     restore_limit(launch.get("nofile"))
-    sys.argv = [""]
     bounds = launch["head_bytes"], launch["tail_bytes"], launch.get("data_bytes", DATA_BYTES)
     host.take(launch["session"], launch["log"], listener, trouble, *bounds)
 

@@ -116,10 +116,10 @@ class Outbox:
         self._reply = b""  # a reply that is on its way
 
     def open(self, path: str) -> None:
-        """Begin a log, and to count from one."""
+        """Begin a log, and to count from one. Without a path it is in memory alone: nobody will ever read it."""
         self._begin()
         self._path = path
-        self._file = os.open(path, LOG_FLAGS, 0o600)
+        self._file = os.open(path, LOG_FLAGS, 0o600) if path else os.memfd_create("log")
         os.ftruncate(self._file, 0)
 
     def owned(self) -> bool:

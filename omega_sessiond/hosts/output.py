@@ -65,6 +65,8 @@ class Output:
         self._tail_size = 0
         self._late_size = 0
         self._late_lost = 0
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = {stream: decoder("backslashreplace") for stream in ("stdout", "stderr")}
         self._pipes: Dict[int, Tuple[str, codecs.IncrementalDecoder]] = {}
         self._look = select.poll()  # used with the lock held
         self._glance = select.poll()  # used by the main thread alone
@@ -86,13 +88,14 @@ class Output:
 
     def capture(self) -> None:
         """Put pipes behind descriptors 1 and 2."""
-        decoder = codecs.getincrementaldecoder("utf-8")
         for descriptor, stream in ((1, "stdout"), (2, "stderr")):
             out, into = os.pipe()
             os.dup2(into, descriptor)
             os.close(into)
             os.set_blocking(out, False)
-            self._pipes[out] = (stream, decoder("backslashreplace"))
+            decoder = self._decoders[stream]
+            decoder.reset()
+            self._pipes[out] = (stream, decoder)
             for poll in (self._look, self._glance):
                 poll.register(out, select.POLLIN)
 

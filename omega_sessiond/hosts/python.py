@@ -102,7 +102,7 @@ class PythonEngine:
     def _evaluate(self, file: str, source: str) -> Any:
         """Run the statements; the value of the last one if it is an expression, else None."""
         # With the final newline that traceback expects; None for the time keeps checkcache() from looking for a file.
-        linecache.cache[file] = (len(source), None, io.StringIO(source + "\n", None).readlines(), file)
+        linecache.cache[file] = (len(source), None, _lines(source), file)
         namespace = self.namespace
         if "\\" not in source:  # the compiler would warn of a wrong escape twice
             try:
@@ -349,6 +349,12 @@ class PythonEngine:
         self._parted.append(self._loop)
         self._loop = None
 
+    def end_rehearsal(self) -> None:
+        """Be as new."""
+        while self._passing:
+            linecache.cache.pop(self._passing.popleft(), None)
+        vars(builtins).pop(variables.LAST, None)
+
     def save(self, file: str, lent: str, budget_s: float) -> Saved:
         return variables.save(file, self.namespace, {"flags": self._flags & _FUTURES}, lent)
 
@@ -361,6 +367,12 @@ class PythonEngine:
 def make(host: Any, options: Dict[str, Any]) -> PythonEngine:
     """The engine of this host; it has no options."""
     return PythonEngine(host.output, host.ask)
+
+
+def _lines(source: str) -> List[str]:
+    if "\r" in source:
+        return io.StringIO(source + "\n", None).readlines()
+    return [line + "\n" for line in source.split("\n")]
 
 
 def fresh_main() -> types.ModuleType:

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from _thread import allocate_lock
-from typing import List, Optional, Protocol, Sequence, Set, Tuple, Union, cast
+from typing import List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 from omega_sessiond.hosts import checkpoint
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Engine, Saver
@@ -46,11 +46,10 @@ class Terms:
 
     @classmethod
     def read(cls, frame: Frame) -> Optional[Terms]:
-        lent, budget_s, max_bytes = (frame.get(name) for name in ("lent", "budget_s", "max_bytes"))
+        lent, budget_s, max_bytes = frame.get("lent"), frame.get("budget_s"), frame.get("max_bytes")
         if type(lent) is not str or type(budget_s) not in (int, float) or type(max_bytes) is not int:
             return None
-        assert isinstance(budget_s, (int, float))
-        return cls(lent, float(budget_s), max_bytes)
+        return cls(lent, budget_s, max_bytes)  # type: ignore[arg-type]
 
 
 class Writing:
@@ -139,7 +138,7 @@ class Saves:
 
     def attach(self, engine: Engine) -> None:
         """The engine of this host."""
-        self.engine = cast(Saver, engine) if hasattr(engine, "save") else None
+        self.engine = engine if hasattr(engine, "save") else None  # type: ignore[assignment]
 
     def obey(self, frame: Frame) -> None:
         """A `save` or `load`; in the main thread, at rest."""
