@@ -20,6 +20,9 @@ from isolation import Place
 from life import Life, is_alive, parent
 from omega_sessiond.birthplace import Birthplace
 
+UNREHEARSED = 4
+"""So many a fork server forks at most before its rehearsal."""
+
 SNAPSHOT = """
 import sys
 _modules = sorted(sys.modules)
@@ -102,6 +105,23 @@ def test_a_forked_session_is_like_a_started_one(life: Life, place: Place) -> Non
     one, other = snapshot(life, "started"), snapshot(life, "forked")
     for what, seen in one.items():
         assert other[what] == seen, what
+
+
+def test_a_rehearsal_leaves_no_trace(life: Life) -> None:
+    """A fork server plays a session before it forks many. Those have no last value, no command counted and none in
+    their tracebacks' sources, and are like the first one."""
+    server = ready(life)
+    for number in range(UNREHEARSED + 2):
+        assert parent(create(life, f"n{number}")) == server["pid"]
+    trace = "hasattr(__import__('builtins'), '_'), list(__import__('linecache').cache)"
+    name = f"n{UNREHEARSED + 1}"
+    first = life.run(name, trace)
+    assert first["execution_count"] == 1
+    assert first["result"] == f"(False, ['<omega-{first['id']}>'])"
+    one, other = snapshot(life, "n0"), snapshot(life, name)
+    for what, seen in one.items():
+        if what != "modules":
+            assert other[what] == seen, what
 
 
 def test_the_default_interpreter_is_ready_from_the_start(life: Life) -> None:
