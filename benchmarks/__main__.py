@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import tornado
 
@@ -20,12 +21,14 @@ from benchmarks.engines import line_engines
 from benchmarks.execute import round_trip, throughput
 from benchmarks.figures import Effort, Report
 from benchmarks.fork import live_fork
+from benchmarks.inside import NAMES as SCOPED
+from benchmarks.inside import Inside, Told, Unavailable, user_manager
 from benchmarks.journal import share
 from benchmarks.jupyter import kernel
 from benchmarks.large import large
 from benchmarks.latency import latency
 from benchmarks.repl import first_prompt
-from benchmarks.servers import Site
+from benchmarks.servers import Site, bus_address
 from benchmarks.sessions import new_session
 from benchmarks.wake import wake
 from omega_sessiond import __version__
@@ -71,11 +74,15 @@ def main(arguments: list[str] | None = None) -> int:
         "cores": len(os.sched_getaffinity(0)),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    reports = []
-    with Site() as site:
+    reports: list[Report | Told] = []
+    with ExitStack() as stack:
+        site, inside = stack.enter_context(Site()), _inside(names, stack)
         for name in names:
             try:
-                report = BENCHMARKS[name](site, Effort(options.scale))
+                if inside is not None and name in SCOPED:
+                    report: Report | Told = inside.run(name, options.scale)
+                else:
+                    report = BENCHMARKS[name](site, Effort(options.scale))
             except RequestFailed as error:
                 print(f"\n{name}: {error}", file=sys.stderr)
                 return 1
@@ -87,6 +94,17 @@ def main(arguments: list[str] | None = None) -> int:
             json.dump(found, file, indent=1)
             file.write("\n")
     return 0
+
+
+def _inside(names: list[str], stack: ExitStack) -> Inside | None:
+    """Where sessions get scopes, if that is not here and can be made."""
+    if bus_address() or os.geteuid() != 0 or not SCOPED.intersection(names):
+        return None
+    try:
+        return stack.enter_context(user_manager())
+    except Unavailable as why:
+        print(f"no user manager can be started for sessions in scopes: {why}", flush=True)
+        return None
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ ECHO = Path(__file__).resolve().with_name("echo.py")
 
 NEEDED = ("tornado", "msgspec", "sdnotify", "dbus_fast", "prompt_toolkit", "wcwidth", "pygments", "cloudpickle")
 
+MEMORY = "/dev/shm"
+
 LISTENER_FD = 3
 """Where a program finds the socket it is given. Source: sd_listen_fds(3)."""
 
@@ -89,7 +91,9 @@ class Site:
     def __init__(self) -> None:
         # Short, directly in /tmp: a Unix socket's path has 107 bytes.
         self.base = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
-        self.api_socket = self.base / "run" / "omega-sessiond" / "api.sock"
+        # In memory, as it is on every system with a user manager.
+        self.runtime = Path(tempfile.mkdtemp(prefix="ob", dir=MEMORY if os.access(MEMORY, os.W_OK) else self.base))
+        self.api_socket = self.runtime / "omega-sessiond" / "api.sock"
         self.echo_socket = self.base / "echo.sock"
         self.env = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -97,14 +101,14 @@ class Site:
             "HOME": str(self.base / "home"),
             "XDG_STATE_HOME": str(self.base / "state"),
             "XDG_CONFIG_HOME": str(self.base / "config"),
-            "XDG_RUNTIME_DIR": str(self.base / "run"),
+            "XDG_RUNTIME_DIR": str(self.runtime),
         }
         try:
             self.python = self._install()
             self.client_command = self._client_command()
             shutil.copy(ECHO, self.base / "echo.py")
-            for name in ("home", "state", "config", "run", "run/omega-sessiond"):
-                (self.base / name).mkdir(mode=0o700)
+            for directory in (*(self.base / name for name in ("home", "state", "config")), self.api_socket.parent):
+                directory.mkdir(mode=0o700)
             settings = self.base / "config" / "omega-sessiond" / "config.toml"
             settings.parent.mkdir(mode=0o700)
             settings.write_text(f'python = "{self.python}"\n')
@@ -220,6 +224,7 @@ class Site:
             except ProcessLookupError:
                 continue
         shutil.rmtree(self.base, ignore_errors=True)
+        shutil.rmtree(self.runtime, ignore_errors=True)
 
     def __enter__(self) -> Site:
         return self

@@ -390,9 +390,7 @@ class Host:
         return steps
 
     def _died(self, exit: Exit) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self._hang_up()
         self._fail_questions("The session's process has ended")
         self.on_death(exit)
 
@@ -431,10 +429,16 @@ class Host:
 
     def disconnect(self) -> None:
         """Leave the connections: what the host says from now on waits in its log."""
+        self._hang_up()
+        self._fail_questions("The connection to the session's process was closed")
+
+    def _hang_up(self) -> None:
         if self._link is not None:
             self._link.close()
             self._link = None
-        self._fail_questions("The connection to the session's process was closed")
+        if self._forked is not None:
+            self._forked.hang_up()
+            self._forked = None
 
     def detach(self) -> None:
         """Let go: the host lives on for the next daemon."""

@@ -74,9 +74,13 @@ class Forked(Struct):
     command: socket.socket
     speaks: Callable[[], None]
 
-    def dismiss(self) -> None:
+    def hang_up(self) -> None:
+        """Close the connections, of which nobody has made use."""
         self.control.close()
         self.command.close()
+
+    def dismiss(self) -> None:
+        self.hang_up()
         self.process.forget()
 
 
