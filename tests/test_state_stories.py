@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from daemon import wait_until
+from gates import Gate
 from life import Life, gate, is_alive
 
 Lives = Callable[..., Life]
@@ -200,6 +201,22 @@ def test_process_that_dies_while_it_wakes_is_told_and_the_checkpoint_stays(life:
     answer = life.execute("work", "1")
     assert answer.status == 502 and "while it loaded checkpoint" in answer.json["error"], answer
     assert life.session("work")["checkpoint"]["id"] == id
+
+
+def test_process_that_is_told_to_end_while_it_wakes(life: Life) -> None:
+    """SIGTERM in the middle of loading (a shutdown): it leaves when it has loaded; what waited for it has the next."""
+    held = Gate(life.place.base, "load")
+    life.run("work", f"class Slow:\n    def __reduce__(self): return eval, ({held.code!r},)\nslow = Slow(); x = 1")
+    life.post("/api/sessions/work/save")
+    end_host(life, "work")
+    waiting = life.begin("work", "x")
+    leaving = held.pid()
+    os.kill(leaving, signal.SIGTERM)
+    held.open()
+    done = life.finished("work", waiting)
+    assert (done["result"], done["lost"]) == ("1", None) and done["resumed_from"], done
+    assert life.session("work")["pid"] != leaving
+    held.close()
 
 
 def test_save_answers_why_it_cannot(lives: Lives) -> None:

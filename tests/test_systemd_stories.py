@@ -371,27 +371,56 @@ def test_session_out_of_memory_goes_on_from_its_checkpoint(limiting: Realm) -> N
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_sessions_outlive_a_reboot(test_user: str, test_venv: Path, in_order: bool) -> None:
-    """The user manager ends, in order or at once, and starts anew: idle sessions go on from what was saved at the
-    shutdown or before the power cut, history is whole, and a running command is told of as died."""
+    """The user manager ends, in order or at once, and starts anew, with a session at every moment: all go on from what
+    was saved at the shutdown or before the power cut, history is whole, and what becomes of each command is told."""
     python = f"{test_venv}/bin/python"
     with UserManager("v2", user=test_user, path=f"{test_venv}/bin:/usr/bin:/bin") as manager:
         units.start(manager, python)
         realm = Realm(manager, python)
-        for name in ("idle", "busy"):
-            realm.run(name, "x = 1")
+        load, fifo = realm.gate()
+        mark = realm.file("loading")
+        code = f"(open({str(mark)!r}, 'x').close(), {load}, None)"
+        slow = f"class Slow:\n    def __reduce__(self): return eval, ({code!r},)\nslow = Slow()"
+        for name in ("idle", "busy", "asking", "asleep", "waking"):
+            realm.run(name, "x = 1" if name != "waking" else f"x = 1\n{slow}")
             realm.post(f"/api/sessions/{name}/save")
         realm.run("idle", "x = 2")
         running = realm.begin_running("busy", "x = 2\n" + FOREVER)
+        queued = realm.begin("busy", "x = 3")
+        asked = realm.begin("asking", "x = 2; input()")
+        wait_until(lambda: realm.session("asking")["state"] == "waiting_input", "it asks")
+        manager.run("kill", "-TERM", str(realm.session("asleep")["pid"]))
+        manager.run("kill", "-KILL", str(realm.session("waking")["pid"]))
+        wait_until(lambda: {realm.session(name)["pid"] for name in ("asleep", "waking")} == {None}, "they have ended")
+        if not in_order:  # a process that loads leaves when it has loaded, for which a shutdown waits
+            woken_for = realm.begin("waking", "x")
+            wait_until(mark.exists, "it is loading")
         manager.reboot(in_order=in_order)
+        mark.unlink(missing_ok=True)
         realm.close()
         units.start(manager, python)
         realm = Realm(manager, python)
-        assert realm.finished("busy", running)["status"] in ("died", "interrupted")
+        for name, id in (("busy", running), ("asking", asked)):
+            assert realm.finished(name, id)["status"] in ("died", "interrupted")
+        waited = realm.finished("busy", queued)["status"]  # in order the one before it is interrupted, and all is saved
+        assert waited == "cancelled" or (waited, in_order) == ("ok", True)
+        if not in_order:
+            assert realm.finished("waking", woken_for)["status"] == "cancelled"
         idle, busy = realm.run("idle", "x"), realm.run("busy", "x")
         assert (idle["result"], idle["lost"] is None) == (("2", True) if in_order else ("1", False)), idle
         assert idle["resumed_from"]
-        assert busy["result"] in (("1", "2") if in_order else ("1",)) and busy["resumed_from"], busy
+        assert busy["result"] in (("1", "2", "3") if in_order else ("1",)), busy
+        assert busy["resumed_from"] or waited == "ok", busy
+        asking, asleep = realm.run("asking", "x"), realm.run("asleep", "x")
+        assert asking["result"] in ("1", "2") and asking["resumed_from"], asking
+        assert (asleep["result"], asleep["lost"]) == ("1", None) and asleep["resumed_from"], asleep
+        again = realm.begin("waking", "x")
+        wait_until(mark.exists, "it is loading")
+        fifo.write_text("")
+        woken = realm.finished("waking", again)
+        assert (woken["result"], woken["lost"]) == ("1", None) and woken["resumed_from"], woken
         assert [row["command"] for row in realm.history("idle")] == ["x = 1", "x = 2", "x"]
+        assert [row["id"] for row in realm.history("busy")][1:3] == [running, queued]
         realm.close()
 
 
