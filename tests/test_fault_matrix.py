@@ -27,14 +27,15 @@ from life import Life, is_alive
 from smalldisk import SmallDisk
 
 WORK = "/api/sessions/work"
+ONE = "x = 1; tag = 'as it was'"
 
 
 class Stage:
     """The session `work` of one daemon. `is_saving`: a checkpoint shall be under way at the moment.
 
     `kept` is x in the checkpoint that a new process takes up, `now` what x comes to when nothing is lost; `resumes`: by
-    then the session has gone on from a checkpoint. `begun` and `queued` are unfinished commands, `telling` is the
-    one of them that must say so.
+    then the session has gone on from a checkpoint; `is_loading`: it is doing so at the moment. `begun` and `queued` are
+    unfinished commands, `telling` is the one of them that must say so. `reason` is told of what is lost or not kept.
     """
 
     def __init__(self, life: Life, disk: SmallDisk | None, *, is_saving: bool) -> None:
@@ -47,6 +48,7 @@ class Stage:
         self.telling: int | None = None
         self.asked: Asked | None = None
         self.reason = ""
+        self.is_loading = False
         self.saving, self.gate = Gate(life.place.base, "saving"), Gate(life.place.base, "moment")
         self._seen: dict[int, tuple[str, str]] = {}
         wait_until(lambda: self._fork_servers("ready"), "the first session can be forked")
@@ -76,7 +78,7 @@ class Stage:
 
     def begin_with_two(self, more: str = "") -> None:
         """x = 1 is saved and x = 2 is not. Where a checkpoint is to be under way, pickling comes to its gate."""
-        self.run("x = 1; print('one')", "one\n")
+        self.run(f"{ONE}; print('one')", "one\n")
         self.save()
         if self.is_saving:
             more += f"\nclass Slow:\n    def __reduce__(self): {self.saving.code}; return int, ()\nslow = Slow()"
@@ -162,7 +164,10 @@ class Stage:
         """The next command finds nothing: the answer says that all is lost and why; the checkpoint is a snapshot."""
         done = self.next()
         assert (done["status"], done["error"]["name"], done["resumed_from"]) == ("error", "NameError", None), done
-        assert done["lost"]["variables"] == "all" and "the checkpoint was not loaded" in done["lost"]["reason"], done
+        why = done["lost"]["reason"]
+        assert done["lost"]["variables"] == "all" and "the checkpoint was not loaded" in why and self.reason in why, (
+            done
+        )
         assert any(one["automatic"] == "not loaded" for one in self.life.get(f"{WORK}/snapshots"))
 
     def history_is_whole(self) -> None:
@@ -242,6 +247,7 @@ def waking(stage: Stage) -> None:
     stage.resumes = True
     stage.queued = stage.telling = stage.begin("x", "", "queued")
     stage.gate.pid()
+    stage.is_loading = True
 
 
 def forking(stage: Stage) -> None:
@@ -259,7 +265,7 @@ def forking(stage: Stage) -> None:
 
 def restoring(stage: Stage) -> None:
     """A new process loads the snapshot that was asked for; or what there is is being saved before."""
-    stage.run("x = 1; print('one')", "one\n")
+    stage.run(f"{ONE}; print('one')", "one\n")
     stage.run(f"class Slow:\n    def __reduce__(self): return eval, ({stage.gate.code!r},)")
     stage.run("slow = Slow(); rest = bytes(1 << 20)")
     stage.life.post(f"{WORK}/snapshots", {"name": "first"})
@@ -267,7 +273,7 @@ def restoring(stage: Stage) -> None:
         stage.run(f"class Slow:\n    def __reduce__(self): {stage.saving.code}; return int, ()\nslow = Slow()")
     else:
         stage.run("del slow")
-        stage.now, stage.resumes = 1, True
+        stage.now, stage.resumes, stage.is_loading = 1, True, True
     stage.run("x = 2; print('two')", "two\n")
     stage.asked = Asked(stage.life, f"{WORK}/restore", {"snapshot": "first"})
     (stage.saving if stage.is_saving else stage.gate).pid()
@@ -313,14 +319,19 @@ def full_disk(stage: Stage) -> None:
 
 
 def torn(stage: Stage) -> None:
-    """The checkpoint is cut off."""
+    """The checkpoint is cut off. What is being loaded has been compared with what was noted already."""
+    stage.reason = "truncated" if stage.is_loading else "is torn"
     os.truncate(stage.checkpoint_file(), stage.checkpoint_file().stat().st_size // 2)
 
 
 def tampered(stage: Stage) -> None:
-    """The checkpoint is changed, and as long as before."""
+    """The checkpoint is changed, and as long as before: it would be loaded, were it not compared with what was noted,
+    as has been done where it is being loaded."""
     file = stage.checkpoint_file()
-    file.write_bytes(file.read_bytes()[:-2] + b"xx")
+    data = file.read_bytes()
+    assert b"as it was" in data
+    stage.reason = "invalid load key" if stage.is_loading else "its checksum differs"
+    file.write_bytes(data[:-2] + b"xx" if stage.is_loading else data.replace(b"as it was", b"as it is!"))
 
 
 def reboot(stage: Stage) -> None:
