@@ -137,6 +137,76 @@ def test_state_comes_back(hosts: Hosts, version: str) -> None:
     assert "n if n < 2" in error.traceback  # its source came along
 
 
+KEPT = {
+    "class": ("class A:\n    def f(self): return 'f'\nvalue = A()", "type(value) is A and value.f()", "'f'"),
+    "class that inherits": ("class B(dict):\n    pass\nvalue = B(a=1)", "type(value).__mro__[1], value['a']", None),
+    "dataclass": ("import dataclasses as d\n@d.dataclass\nclass D:\n    a: int = 1\nvalue = D(2)", "value", "D(a=2)"),
+    "enumeration": ("import enum\nclass E(enum.Enum):\n    ONE = 1\nvalue = E.ONE", "value is E.ONE", "True"),
+    "named tuple": ("import collections as c\nN = c.namedtuple('N', 'a b')\nvalue = N(1, 2)", "value", "N(a=1, b=2)"),
+    "function": ("def value(x, *, y=2): return x + y", "value(1), value.__kwdefaults__", "(3, {'y': 2})"),
+    "closure": ("def f():\n    n = [1]\n    return lambda: n, n.append\nvalue, add = f()", "add(2), value()", "(None, [1, 2])"),
+    "lambda in a dict": ("value = {'double': lambda x: 2 * x}", "value['double'](21)", "42"),
+    "partial": ("import functools\nvalue = functools.partial(max, 3)", "value(2)", "3"),
+    "bound method": ("items = [1]\nvalue = items.append", "value(2), items", "(None, [1, 2])"),
+    "recursive structure": ("value = {}\nvalue['me'] = [value]", "value['me'][0] is value", "True"),
+    "shared structure": ("one = [1]\nvalue = [one, {'one': one}]", "value[0] is value[1]['one'] is one", "True"),
+    "two that know each other": ("class P: pass\nvalue, q = P(), P()\nvalue.q, q.p = q, value", "value.q.p is value", "True"),
+    "module": ("import os.path as value", "value.basename('/a/b')", "'b'"),
+    "exception": ("value = ValueError('why')", "value", "ValueError('why')"),
+    "bytes in memory": ("import io\nvalue = io.BytesIO(b'abc')\nvalue.read(1)", "value.read()", "b'bc'"),
+    "type hint": ("import typing\nvalue = typing.Optional[int]", "value == typing.Optional[int]", "True"),
+}  # fmt: skip
+"""What a variable can be, how to make it, what to ask of it in the next process, and the answer: None stands for what
+this process answers."""
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_what_is_kept(hosts: Hosts, kind: str) -> None:
+    """Whatever a session defines comes back as it was."""
+    code, question, answer = KEPT[kind]
+    host = hosts()
+    assert host.run(code).status == "ok"
+    saved = save(host)
+    assert (saved["reason"], saved["left_out"], saved["obstacles"]) == (None, {}, []), saved
+    successor = hosts()
+    assert move(host, successor, saved)["lost"] == {}
+    assert successor.run(question).value == (answer or host.run(question).value)
+
+
+LEFT_OUT = {
+    "generator": ("(i for i in range(3))", "'generator'"),
+    "coroutine": ("wait()", "'coroutine'"),
+    "text_file": ("open(os.devnull)", "an open file ('/dev/null')"),
+    "binary_file": ("open(os.devnull, 'rb')", "'_io.BufferedReader'"),
+    "file_iterator": ("iter(open(os.devnull))", "an open file"),
+    "sock": ("socket.socket()", "'socket'"),
+    "lock": ("threading.Lock()", "'_thread.lock'"),
+    "event": ("threading.Event()", "'_thread.lock'"),
+    "thread": ("threading.Thread(target=print)", "'_thread.lock'"),
+    "pool": ("concurrent.futures.ThreadPoolExecutor(1)", "'_queue.SimpleQueue'"),
+    "database": ("sqlite3.connect(':memory:')", "'sqlite3.Connection'"),
+    "frame": ("sys._getframe()", "'frame'"),
+    "holder": ("[{'deep': threading.Lock()}]", "'_thread.lock'"),
+    "refuses": ("Refuses()", "not for pickling"),
+}
+"""What cannot be kept, how to make it, and what its reason names."""
+
+
+def test_what_is_left_out(hosts: Hosts) -> None:
+    """Each variable that cannot be kept is named with its reason, and costs no other variable anything."""
+    code = "import os, sys, socket, threading, sqlite3, concurrent.futures\nasync def wait(): pass\n"
+    code += "class Refuses:\n    def __reduce__(self): raise RuntimeError('not for pickling')\n"
+    code += "\n".join(f"{name} = {make}\nafter_{name} = 1" for name, (make, _) in LEFT_OUT.items())
+    host, saved, loaded = wake(hosts, code)
+    assert saved["left_out"].keys() == LEFT_OUT.keys()
+    for name, (_, words) in LEFT_OUT.items():
+        assert words in saved["left_out"][name], (name, saved["left_out"][name])
+    assert loaded["lost"] == {}
+    assert host.run("sorted(n for n in globals() if n.startswith('after_'))").value == str(
+        sorted(f"after_{name}" for name in LEFT_OUT)
+    )
+
+
 def test_future_flags_and_count_go_on(hosts: Hosts) -> None:
     """`from __future__` holds in the next process too, and commands are counted on."""
     host = hosts()
