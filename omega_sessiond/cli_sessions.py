@@ -269,7 +269,7 @@ def engines(call: Invocation) -> int:
         Column("PATH", lambda row: row["path"] or "-", is_flexible=True),
         Column("WHY NOT", lambda row: row["unavailable"] or "-", is_flexible=True),
     ]
-    call.screen.rows(call.client.get("/api/engines"), shown, call.form)
+    call.screen.rows(call.client.get("/api/engines?versions=true"), shown, call.form)
     return 0
 
 

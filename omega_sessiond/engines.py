@@ -65,6 +65,17 @@ class Catalogue:
         options = {**msgspec.to_builtins(preset), "name": name, "command": command}
         return Resolved("lines", None, options)
 
+    def inquiries(self) -> dict[str, list[str]]:
+        """By engine, what makes its program say its version, for those that can."""
+        python = find_program(self._settings.python or base_python(), None)
+        inquiries = {} if python is None else {"python": [os.path.abspath(python), "--version"]}
+        for name, preset in self._lines().items():
+            if preset.version:
+                command, why = _command(preset, dict(os.environ))
+                if why is None:
+                    inquiries[name] = [command[0], *preset.version]
+        return inquiries
+
     def list(self) -> list[Engine]:
         """Every engine known here, with the reason why one cannot be used."""
         env = dict(os.environ)

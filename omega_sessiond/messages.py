@@ -366,8 +366,11 @@ class CompleteReply(Struct, frozen=True):
 
 
 class InspectReply(Struct, frozen=True):
+    """`reason` says why nothing can be found of any name: the engine cannot inspect."""
+
     found: bool
     text: str
+    reason: str | None = None
 
 
 class IsCompleteReply(Struct, frozen=True):

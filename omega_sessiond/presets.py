@@ -60,8 +60,8 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """One line REPL. docs/engines.md explains each field with examples. A session keeps the preset it was made with:
     what comes to these fields in a later version is missing there, and the host reads it with a default.
 
-    In `setup`, `submit`, `sentinel`, `mark`, `begin`, `value` and `completions`, {token} is a word that nobody can
-    guess, new for every command, {left} and {right} its halves.
+    In `setup`, `submit`, `sentinel`, `mark`, `begin`, `value`, `completions` and `inspect`, {token} is a word that
+    nobody can guess, new for every command, {left} and {right} its halves.
     """
 
     command: Annotated[list[str], Meta(min_length=1)]
@@ -74,6 +74,8 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """An environment variable that, where it is set, holds the command line instead."""
     install_hint: str = ""
     """What to do where the program is missing."""
+    version: list[str] = []
+    """Arguments with which the program prints its version and ends, for `omegactl engines`."""
     env: dict[str, str] = {}
     """Variables added to the session's environment."""
     terminal: bool = False
@@ -125,6 +127,12 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """After so many commands a fresh program takes its place, with its state; 0 is never. Needs `state`."""
     completions: str = ""
     """What makes the program print what may follow {code}, one a line."""
+    inspect: str = ""
+    """What makes it print what it knows of the name {code}, or nothing."""
+    inspect_nothing: str = ""
+    """A regular expression that finds in what it prints that it knows nothing."""
+    word: str = r"""[^\s()\[\]{}'"`,;]+"""
+    """A regular expression for what is one name, to find the one at the cursor."""
 
 
 def check(tables: dict[str, dict[str, Any]]) -> None:
@@ -181,6 +189,8 @@ def _check_patterns(name: str, preset: LinePreset) -> None:
         ("errors", preset.errors),
         ("quit", preset.quit),
         ("check_incomplete", [preset.check_incomplete]),
+        ("inspect_nothing", [preset.inspect_nothing]),
+        ("word", [preset.word]),
         ("state", of_state),
     ):
         for pattern in patterns:

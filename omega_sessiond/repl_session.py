@@ -137,7 +137,8 @@ class ReplSession:
         except OmegaError as error:
             return sanitize(error.message)
         text = sanitize(answer["text"]).strip("\n")
-        return text if answer["found"] and text else "Nothing is known about it."
+        unknown = sanitize(answer.get("reason") or "Nothing is known about it.")
+        return text if answer["found"] and text else unknown
 
     # ---- what was run ----
 

@@ -65,6 +65,10 @@ class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+class EnginesQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    versions: bool = False
+
+
 class SessionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     state: SessionState | None = None
     label: str | None = None
@@ -122,8 +126,8 @@ async def metrics(service: Service, call: Call) -> Any:
     return Reply(200, text, content_type)
 
 
-def engines(service: Service, call: Call) -> Any:
-    return service.engines()
+async def engines(service: Service, call: Call) -> Any:
+    return await service.engines(call.query.versions)
 
 
 def sessions(service: Service, call: Call) -> Any:
@@ -390,7 +394,7 @@ _EXECUTIONS = _SESSION + "/executions"
 ROUTES = (
     Route("GET", "/api/health", health),
     Route("GET", "/api/server", server),
-    Route("GET", "/api/engines", engines),
+    Route("GET", "/api/engines", engines, query=EnginesQuery),
     Route("GET", "/api/sessions", sessions, query=SessionsQuery),
     Route("POST", "/api/sessions", create, body=CreateSession),
     Route("GET", _SESSION, session),

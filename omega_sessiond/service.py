@@ -71,6 +71,7 @@ from omega_sessiond.records import SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
 from omega_sessiond.transfer import Transfer
+from omega_sessiond.versions import Versions
 
 log = logging.getLogger("omega_sessiond.service")
 
@@ -94,6 +95,7 @@ class Service:
         self._journal = journal
         self._activation = activation
         self._engines = Catalogue(settings)
+        self._versions = Versions()
         self._nofile = nofile
         self._state_dir = settings.state_dir
         self._started_at = now()
@@ -485,9 +487,13 @@ class Service:
         metrics = await asyncio.to_thread(_metrics)
         return await metrics.text(self.server(), self.sessions(), self._journal.tally), metrics.CONTENT_TYPE
 
-    def engines(self) -> list[Engine]:
+    async def engines(self, with_versions: bool) -> list[Engine]:
         """The engines of this machine, and why others cannot be used."""
-        return self._engines.list()
+        engines = self._engines.list()
+        if not with_versions:
+            return engines
+        versions = await self._versions.of(self._engines.inquiries())
+        return [replace(engine, version=versions.get(engine.name)) for engine in engines]
 
 
 def _metrics() -> ModuleType:

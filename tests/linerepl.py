@@ -75,6 +75,9 @@ class Repl:
             print("Commands:\n  :help, :h      — show this help")
         elif word == ":defs":
             print("\n".join(self.defined))
+        elif word == ":env":
+            found = self.values.get(rest, None)
+            print(f"{rest} = {show(found)}" if rest in self.values else f"(binding '{rest}' not found)")
         elif (word, verb) == (":session", "save") and self.dies_of_saving:
             os.kill(os.getpid(), 9)
         elif (word, verb) == (":session", "save"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import platform
 import signal
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +16,14 @@ from typing import Any
 import pytest
 
 from daemon import CHECKOUT
+from life import Life, is_alive
 from omega_sessiond import presets
 from omega_sessiond.config import Settings
 from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import ConfigError, EngineUnavailable, InvalidField
 from omega_sessiond.hosts import border
 from omega_sessiond.hosts.engine import Engine
+from omega_sessiond.versions import Versions, ask
 
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
@@ -139,3 +144,65 @@ def test_table_of_the_documentation_is_an_engine() -> None:
     for kind in (presets.LinePreset, presets.Syntax, presets.State):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in page, field
+
+
+def _program(directory: Path, script: str) -> str:
+    program = directory / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [
+        ("echo 'GNU toy (Debian 13.1-3) 13.1'", "13.1-3"),
+        ("echo v20.20.2", "20.20.2"),
+        ("echo 3.40.1 2022-12-28 >&2", "3.40.1"),
+        ("echo no; exit 1", None),
+        ("kill -9 $$", None),
+        ("(sleep 60) & echo 1.2, behind it something that stays", "1.2"),
+    ],
+)
+def test_program_says_its_version(tmp_path: Path, script: str, version: str | None) -> None:
+    """A version is the first thing that looks like one, on either stream; without one there is none."""
+    assert ask([_program(tmp_path, script)]) == version
+
+
+def test_silent_program_has_no_version(tmp_path: Path) -> None:
+    """A program that does not end is ended, and one that is not there is no error."""
+    marker = tmp_path / "pid"
+    assert ask([_program(tmp_path, f"echo $$ >{marker}; exec sleep 60")], answer_s=0.2) is None
+    assert not marker.exists() or not is_alive(int(marker.read_text()))
+    assert ask([str(tmp_path / "nothing")]) is None
+
+
+def test_version_is_asked_again_when_the_program_changes(tmp_path: Path) -> None:
+    """What a program has said is remembered until its file is another one."""
+    versions, said = Versions(), tmp_path / "said"
+    said.write_text("1.0")
+    program = _program(tmp_path, f"cat {said}")
+
+    def version() -> str | None:
+        return asyncio.run(versions.of({"toy": [program]}))["toy"]
+
+    assert version() == "1.0"
+    said.write_text("2.0")
+    assert version() == "1.0"
+    os.utime(program, (1, 1))
+    assert version() == "2.0"
+
+
+def test_engines_have_versions_when_asked(lives: Callable[..., Life], tmp_path: Path) -> None:
+    """The listing says versions only to who asks, also of an engine of the settings, and none where none is told."""
+    program = _program(tmp_path, 'test "$*" = "-V now" && echo toy 7.1')
+    life = lives(
+        engines={
+            "toy": {**MARKED, "command": [program], "version": ["-V", "now"]},
+            "mute": {**MARKED, "command": [program]},
+        }
+    )
+    assert all(engine["version"] is None for engine in life.get("/api/engines"))
+    found = {engine["name"]: engine["version"] for engine in life.get("/api/engines?versions=true")}
+    assert (found["toy"], found["mute"]) == ("7.1", None)
+    assert found["python"] == platform.python_version()

@@ -476,3 +476,42 @@ def test_node_judges_code(start: Start, code: str, status: str) -> None:
     if shutil.which("node") is None:
         unavailable("node is not installed")
     assert start("node").daemon.ask("is_complete", code=code)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("engine", "keeps", "code", "text"),
+    [
+        ("bash", "greet() { echo hello; }", "greet", "greet is a function\ngreet () \n{ \n    echo hello\n}\n"),
+        ("bash", "kept=41; (exit 3)", "echo $kept", 'declare -- kept="41"\n'),
+        ("node", "let kept = { inner: [41] }; 1", "1 + kept.inner", "[ 41 ]\n"),
+        ("sqlite3", "create table kept(n);", "select * from kept", "CREATE TABLE kept(n);\n"),
+        ("guile", '(define (kept n) "Adds one." (+ n 1))', "(kept", "#<procedure kept (n)>\nAdds one.\n"),
+        ("gdb", "set $kept = 41", "print $kept", "type = int\n41\n"),
+        ("omega", "(define kept 41)", "(+ kept", "kept = 41\n"),
+    ],
+)
+def test_what_a_name_is(start: Start, engine: str, keeps: str, code: str, text: str) -> None:
+    """The program itself says what the name at the cursor is, and what it does not know is not found."""
+    if engine != "omega" and shutil.which(engine) is None:
+        unavailable(f"{engine} is not installed")
+    host = start(engine)
+    status = host.run(keeps).status
+    assert host.daemon.ask("inspect", code=code) == {"found": True, "text": text}
+    assert host.daemon.ask("inspect", code="unheard_of") == {"found": False, "text": ""}
+    assert host.daemon.ask("inspect", code="") == {"found": False, "text": ""}
+    assert (status, host.run("echo $?").output) in (("ok", "0\n"), ("error", "3\n")) or engine != "bash"
+
+
+def test_engine_that_cannot_inspect_says_so(start: Start) -> None:
+    """A preset that does not say how is told from a name that is not found."""
+    answer = start("python-prompt", PYTHON_PROMPT).daemon.ask("inspect", code="print")
+    assert (answer["found"], answer["text"]) == (False, "")
+    assert answer["reason"] == "python-prompt has no way to say what a name is: its preset has no `inspect`"
+
+
+def test_question_that_takes_too_long_holds_nothing_up(start: Start) -> None:
+    """What a question still computes when nobody waits for it any more is interrupted."""
+    host = start("slow", {"like": "bash", "inspect": "__omega_begin {token}; while :; do :; done; __omega_end\n"})
+    host.run("kept=41")
+    assert host.daemon.ask("inspect", code="kept") == {"found": False, "text": ""}
+    assert host.run("echo $kept").output == "41\n"

@@ -166,9 +166,11 @@ class Dialogue:
         heard: Optional[List[str]] = None,
         before: str = "",
         budget_s: Optional[float] = None,
+        gives_up: bool = False,
     ) -> Conversation:
-        """Send what the template makes of the values and listen to the end, or until the budget is spent. Raises
-        Gone; `conversation` has then what was heard."""
+        """Send what the template makes of the values and listen to the end, or until the budget is spent; who then
+        `gives_up` has it interrupted, lest the next command wait for it. Raises Gone; `conversation` has then what was
+        heard."""
         token = Token()
         self._talk = talk = Conversation(heard)
         self._expect(token, values)
@@ -181,6 +183,11 @@ class Dialogue:
         self._send(text)
         try:
             self._listen(talk, None if budget_s is None else time.monotonic() + budget_s)
+            if talk.status is None and gives_up:
+                self._press_interrupt()
+                self._listen(talk, time.monotonic() + OBEY_S)
+                if heard:
+                    heard.clear()
         finally:
             self.conversation = talk
             self._withdraw()

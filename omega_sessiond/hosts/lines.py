@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from omega_sessiond.hosts.child import MAX_LINE_BYTES
 from omega_sessiond.hosts.dialogue import Conversation, Dialogue, Gone, Unstarted
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Desk, ErrorReport, Options, Outcome, Saved
+from omega_sessiond.hosts.framing import Token, fill
 from omega_sessiond.hosts.memory import Memory
 from omega_sessiond.hosts.syntax import Counter, Syntax, Verdict
 from omega_sessiond.wire import Frame
@@ -177,21 +178,33 @@ class LinesEngine:
 
     def complete(self, code: str, cursor: int) -> Frame:
         before = code[:cursor]
-        lines = self._hear(self._options["completions"], before.rpartition("\n")[2])
+        lines = self._hear(self._options["completions"], before.rpartition("\n")[2]).splitlines()
         matches = sorted({line.rstrip() for line in lines if line.strip()})[:MAX_MATCHES]
         sizes = range(min(len(before), max(map(len, matches), default=0)), 0, -1)
         typed = next((size for size in sizes if all(match.startswith(before[-size:]) for match in matches)), 0)
         return {"matches": matches, "start": cursor - typed, "end": cursor}
 
     def inspect(self, code: str, cursor: int) -> Frame:
-        return {"found": False, "text": ""}
+        template = self._options.get("inspect", "")
+        if not template:
+            reason = "%s has no way to say what a name is: its preset has no `inspect`" % self.name
+            return {"found": False, "text": "", "reason": reason}
+        names = re.finditer(self._options["word"], code)
+        name = next((found.group() for found in names if found.start() <= cursor <= found.end()), "")
+        said = self._hear(template, name) if name else ""
+        order = fill(template, Token(), {"code": name})
+        if said.startswith(order):  # echoed
+            said = said[len(order) :]
+        nothing = self._options["inspect_nothing"]
+        is_known = bool(said.strip()) and not (nothing and re.search(nothing, said, re.MULTILINE))
+        return {"found": is_known, "text": said if is_known else ""}
 
     def is_complete(self, code: str) -> Frame:
         rule = self._options["complete"]
         if rule == "lines":
             return {"status": "unknown", "indent": ""}
         if rule == "ask":
-            said = "".join(self._hear(self._options["judge"], code)).strip()
+            said = self._hear(self._options["judge"], code).strip()
             return {"status": said if said in ("complete", "incomplete", "invalid") else "unknown", "indent": ""}
         return {"status": self._check(code) if rule == "program" else self._judge(code).status, "indent": ""}
 
@@ -208,17 +221,17 @@ class LinesEngine:
         said = done.stdout.decode("utf-8", "replace")
         return "incomplete" if re.search(self._options["check_incomplete"], said) else "invalid"
 
-    def _hear(self, template: str, code: str) -> List[str]:
-        """The lines that a template makes the program print."""
+    def _hear(self, template: str, code: str) -> str:
+        """What a template makes the program print."""
         heard: List[str] = []
         dialogue = self._dialogue
         if dialogue is not None and template:
             try:
-                dialogue.say(template, {"code": code}, heard=heard, budget_s=QUESTION_S)
+                dialogue.say(template, {"code": code}, heard=heard, budget_s=QUESTION_S, gives_up=True)
             except Gone:
                 self._forget_dialogue()
                 self._desk.leave(dialogue.child.describe_end())
-        return "".join(heard).splitlines()
+        return "".join(heard)
 
 
 class SavingEngine(LinesEngine):
