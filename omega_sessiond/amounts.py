@@ -49,5 +49,5 @@ def count_of(text: str) -> int | None:
     if text.lower() == "none":
         return None
     if not text.isdecimal():
-        raise ValueError(f"'{text}' is neither a number nor none")
+        raise ValueError(f"'{text}' is no count: 200, none")
     return int(text)

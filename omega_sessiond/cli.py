@@ -17,7 +17,14 @@ from typing import Any, NoReturn
 
 from omega_sessiond import __version__
 from omega_sessiond.amounts import age_of, bytes_of, count_of, seconds_of
-from omega_sessiond.errors import OmegaError, RouteNotFound, SessionNotFound, UnknownField
+from omega_sessiond.errors import (
+    BadRequest,
+    OmegaError,
+    RouteNotFound,
+    SessionNotFound,
+    SnapshotNotFound,
+    UnknownField,
+)
 from omega_sessiond.invocation import Invocation, suggestion
 from omega_sessiond.screen import FORMATS, Screen
 from omega_sessiond.shortcut import Begun
@@ -25,6 +32,9 @@ from omega_sessiond.terminal import one_line
 
 SERVICE_VERBS = ("status", "start", "stop", "restart", "enable", "disable", "reset-failed")
 SORT_KEYS = ("name", "state", "engine", "created", "used", "count")
+
+LISTED = 10
+"""So many choices are named to whoever chose none of them; a command has its own list in --help."""
 
 EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable,
 4 no such session, 5 conflict, 124 time-out, 125 daemon or protocol error, 130 interrupted"""
@@ -46,7 +56,12 @@ class Parser(argparse.ArgumentParser):
             return
         kind = "command" if isinstance(action, argparse._SubParsersAction) else f"value for {_name_of(action)}:"
         choices = [str(choice) for choice in action.choices]
-        self.error(f"unknown {kind} '{value}'" + suggestion(str(value), choices) or f"; one of {', '.join(choices)}")
+        if choices == ["-"]:  # what stands where only - for standard input may
+            self.error(f"unexpected '{value}': a command comes with -c CODE, -f FILE or - for standard input")
+        if kind == "command" and value in SERVICE_VERBS:
+            self.error(f"unknown command '{value}'; did you mean 'service {value}'?")
+        listed = f"; one of {', '.join(choices)}" if len(choices) <= LISTED else ""
+        self.error(f"unknown {kind} '{value}'{suggestion(str(value), choices) or listed}")
 
     def refuse(self, extras: Sequence[str], chosen: str | None) -> NoReturn:
         """End for arguments nobody knows."""
@@ -106,16 +121,19 @@ def _filter(text: str) -> tuple[str, str | None]:
     return key, value if equals else None
 
 
-def _tail(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of lines")
-    return int(text)
+def _number(what: str) -> Callable[[str], int]:
+    """Reads a whole number, and says what it should have been the number of."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"'{text}' is no {what}")
+        return int(text)
+
+    return number
 
 
-def _part(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of a part")
-    return int(text)
+_newest, _part, _event = map(_number, ("number of the newest to show", "number of a part", "id of an event"))
+_execution = _number("id of an execution")
 
 
 class _Unread:
@@ -135,6 +153,7 @@ def parser(only: str | None = None) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
+    top.add_argument("--version", action="version", version=f"omegactl {__version__}", help="the version, and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
     def add(name: str, run: str, text: str, *, reads: bool = False) -> argparse.ArgumentParser | _Unread:
@@ -174,20 +193,22 @@ def _add_executions(add: Any) -> None:
     command.add_argument("what", metavar="NAME|ID", help="a session, or the id of an execution")
     command = add("interrupt", "cli_executions:interrupt", "interrupt what runs; variables are kept", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
-    command.add_argument("--execution", type=int, metavar="ID", help="this one only, running or queued")
+    command.add_argument("--execution", type=_execution, metavar="ID", help="this one only, running or queued")
     command = add("input", "cli_executions:input_", "answer an input() that waits")
     command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("text", nargs="?", metavar="TEXT", help="the line; without it one is read from standard input")
     command.add_argument("--eof", action="store_true", help="answer end of file")
-    command.add_argument("--execution", type=int, metavar="ID", help="the execution that asks (default: what runs)")
+    command.add_argument(
+        "--execution", type=_execution, metavar="ID", help="the execution that asks (default: what runs)"
+    )
     command = add("history", "cli_executions:history", "the executions of a session, oldest first", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
-    command.add_argument("-n", dest="count", type=_tail, metavar="N", help="only the last N")
+    command.add_argument("-n", dest="count", type=_newest, metavar="N", help="only the last N")
     command.add_argument("-f", "--follow", action="store_true", help="go on with those that come")
     command = add("output", "cli_executions:output", "the whole output of an execution, or of a session's last")
     command.add_argument("what", metavar="ID|NAME", help="the id of an execution, or a session")
     command.add_argument("--grep", metavar="RE", help="only lines that match")
-    command.add_argument("--tail", type=_tail, metavar="N", help="only the last N lines")
+    command.add_argument("--tail", type=_newest, metavar="N", help="only the last N lines")
     command.add_argument("--raw", action="store_true", help="with escape sequences, as it was written")
     command.add_argument("--json", action="store_true", help="the whole execution, with all of its output")
     command.add_argument("--save", metavar="FILE", help="a picture or other data instead; - is standard output")
@@ -253,7 +274,7 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("--into", metavar="NEW", help="in a new session of this name")
     command = add("timeline", "cli_state:timeline", "how a session came to where it is, as a tree", reads=True)
     command.add_argument("name", metavar="NAME", help="the session")
-    command.add_argument("-n", dest="count", type=_tail, metavar="N", help="over its last N executions")
+    command.add_argument("-n", dest="count", type=_newest, metavar="N", help="over its last N executions")
     command = add("export", "cli_transfer:export", "a session's history as a file: JSON lines, or a notebook")
     command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("-o", dest="output", metavar="FILE", help="the file, which must be new; - is standard output")
@@ -269,7 +290,7 @@ def _add_sessions(add: Any) -> None:
     add("engines", "cli_sessions:engines", "what can evaluate here", reads=True)
     command = add("events", "cli_sessions:events", "what has happened", reads=True)
     command.add_argument("-f", "--follow", action="store_true", help="go on with what happens")
-    command.add_argument("--since", type=int, metavar="ID", help="after this event")
+    command.add_argument("--since", type=_event, metavar="ID", help="after this event")
     command.add_argument("--session", metavar="NAME", help="of this session only")
 
 
@@ -297,7 +318,7 @@ def _add_service(add: Any) -> None:
     command = add("logs", "cli_service:logs", "what the daemon logs, or the host of one session")
     command.add_argument("name", nargs="?", metavar="NAME", help="the session (default: the daemon)")
     command.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
-    command.add_argument("-n", dest="count", type=_tail, metavar="N", help="only the last N lines")
+    command.add_argument("-n", dest="count", type=_newest, metavar="N", help="only the last N lines")
     add("tui", "cli_tui:run", "the dashboard: see every session, work in one, control the service")
     command = add("doctor", "doctor:run", "find what is wrong with this installation, and the remedy")
     command.add_argument("--json", action="store_true", help="the findings as JSON")
@@ -361,6 +382,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         subcommands = _subcommands(grammar)
     if _is_omegallm(arguments, list(subcommands.choices)):
         grammar = _omegallm_parser()
+    elif arguments and (first := arguments[0].partition("=")[0]) in ("-c", "-f"):
+        grammar.error(f"no command stands before '{first}': omegactl exec NAME {first} …")
     args, extras = grammar.parse_known_args(arguments)
     if extras:
         grammar.refuse(extras, args.command)
@@ -407,19 +430,35 @@ def main(arguments: Sequence[str] | None = None, *, begun: Begun | None = None) 
 
 
 def _report(call: Invocation, error: OmegaError) -> None:
-    if isinstance(error, SessionNotFound) and isinstance(name := getattr(call.args, "name", None), str):
-        try:
-            names = [session["name"] for session in call.client.get("/api/sessions")]
-        except OmegaError:
-            names = []
+    if isinstance(error, SessionNotFound) and (name := _session_meant(call)):
+        names = _names_at(call, "/api/sessions")
         call.screen.warn(f"no session is called '{name}'{suggestion(name, names)}")
         call.screen.say("'omegactl ls' lists the sessions." if names else "There are no sessions.")
         return
-    call.screen.warn(error.message)
-    if error.hint:
-        call.screen.say(error.hint)
+    message, hint = error.message, error.hint
+    if isinstance(error, SnapshotNotFound):
+        message += suggestion(call.args.snapshot, _names_at(call, f"/api/sessions/{call.args.name}/snapshots"))
+    if hint == BadRequest.hint and call.args.command:
+        hint = f"See 'omegactl {call.args.command} --help'."
+    call.screen.warn(message)
+    if hint:
+        call.screen.say(hint)
     if isinstance(error, (UnknownField, RouteNotFound)):
         _compare_versions(call)
+
+
+def _session_meant(call: Invocation) -> str | None:
+    args = call.args
+    name: str | None = getattr(args, "name", None) or getattr(args, "session", None)
+    return name
+
+
+def _names_at(call: Invocation, path: str) -> list[str]:
+    """The names that are there, for a suggestion; none where they cannot be had."""
+    try:
+        return [row["name"] for row in call.client.get(path)]
+    except OmegaError:
+        return []
 
 
 def _compare_versions(call: Invocation) -> None:

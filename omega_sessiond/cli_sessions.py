@@ -9,8 +9,8 @@ from typing import Any
 
 from omega_sessiond.cli_executions import report_stop
 from omega_sessiond.client import session_path
-from omega_sessiond.errors import OmegaError, SessionExists
-from omega_sessiond.invocation import Invocation, UsageError, creation_options
+from omega_sessiond.errors import OmegaError, SessionExists, SessionNotFound
+from omega_sessiond.invocation import Invocation, UsageError, creation_options, suggestion
 from omega_sessiond.screen import Column, Screen, size
 from omega_sessiond.statewords import checkpoint_words
 
@@ -59,8 +59,9 @@ def columns(screen: Screen) -> list[Column]:
 
 
 def state_word(row: Json) -> str:
-    """A session's state with its reason."""
-    return f"{row['state']} ({row['state_reason']})" if row["state_reason"] else str(row["state"])
+    """A session's state with its reason, which may begin with the state's own word."""
+    reason = (row["state_reason"] or "").removeprefix(f"{row['state']}: ")
+    return f"{row['state']} ({reason})" if reason else str(row["state"])
 
 
 def _state(screen: Screen, row: Json) -> str:
@@ -74,6 +75,11 @@ def _labels(row: Json) -> str:
 def ls(call: Invocation) -> int:
     """omegactl ls."""
     args = call.args
+    for key, value in args.filter or []:
+        if key == "state" and value is not None and value not in STATES:
+            raise UsageError(
+                f"There is no state '{value}'{suggestion(value, list(STATES))}", hint=f"One of {', '.join(STATES)}."
+            )
     rows: list[Json] = [row for row in call.client.get("/api/sessions") if _matches(row, args.filter or [])]
     if args.sort:
         rows.sort(key=lambda row: row[SORT_KEYS[args.sort]])
@@ -237,6 +243,9 @@ def rm(call: Invocation) -> int:
     for name in names:
         try:
             call.client.request("DELETE", session_path(name))
+        except SessionNotFound as error:
+            call.screen.warn(f"no session is called '{name}'")
+            code = error.exit_code
         except OmegaError as error:
             call.screen.warn(f"{name}: {error.message}")
             code = error.exit_code
@@ -279,14 +288,20 @@ def events(call: Invocation) -> int:
     since = args.since if args.since is not None else (None if args.follow else 0)
     feed = call.client.events(since, follow=args.follow)
     chosen = (event for event in feed if args.session in (None, event.get("session")))
-    if call.form == "json" and not args.follow:
-        call.screen.json(list(chosen))
-    elif call.form in ("json", "jsonl"):
-        for event in chosen:
+    shown: list[Json] = []
+    is_known = False
+    for event in chosen:
+        if call.form == "json" and not args.follow:
+            shown.append(event)
+        elif call.form in ("json", "jsonl"):
             call.screen.json_line(event)
-    else:
-        for event in chosen:
+        else:
             call.screen.line(_told(call.screen, event))
+        is_known = True
+    if not is_known and args.session is not None:
+        call.client.get(session_path(args.session))  # raises for a name that nothing has
+    if call.form == "json" and not args.follow:
+        call.screen.json(shown)
     return 0
 
 

@@ -109,7 +109,7 @@ class ForeignState(BadRequest):
 
 class EngineUnavailable(BadRequest):
     code = "engine_unavailable"
-    hint = "GET /api/engines lists the engines of this machine and why others are missing."
+    hint = "GET /api/engines (omegactl engines) lists the engines of this machine, and why others are missing."
 
 
 class Unauthorized(OmegaError):
@@ -141,7 +141,7 @@ class SessionNotFound(NotFound):
 
 class ExecutionNotFound(NotFound):
     code = "execution_not_found"
-    hint = "GET /api/sessions/NAME/executions lists the executions of a session."
+    hint = "GET /api/sessions/NAME/executions (omegactl history NAME) lists the executions of a session."
 
 
 class DataNotFound(NotFound):
@@ -151,7 +151,7 @@ class DataNotFound(NotFound):
 
 class SnapshotNotFound(NotFound):
     code = "snapshot_not_found"
-    hint = "GET /api/sessions/NAME/snapshots lists the snapshots of a session."
+    hint = "GET /api/sessions/NAME/snapshots (omegactl snapshots NAME) lists the snapshots of a session."
 
 
 class RouteNotFound(NotFound):
@@ -193,12 +193,12 @@ class SessionBusy(Conflict):
 
 class CannotFork(Conflict):
     code = "cannot_fork"
-    hint = "End what it names, then fork again; or fork what is saved (from_checkpoint)."
+    hint = "End what it names, then fork again; or fork what is saved: `from_checkpoint` (--from-checkpoint)."
 
 
 class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
-    hint = "Use a new idempotency_key for a new command."
+    hint = "Use a new `idempotency_key` (--key) for a new command."
 
 
 class NotWaitingInput(Conflict):
@@ -208,7 +208,7 @@ class NotWaitingInput(Conflict):
 
 class CannotSave(Conflict):
     code = "cannot_save"
-    hint = "GET the session: `checkpoint` says what is saved and what stands in the way."
+    hint = "`checkpoint` of the session (omegactl show NAME) says what is saved and what stands in the way."
 
 
 class BodyTooLarge(OmegaError):

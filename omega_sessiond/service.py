@@ -235,7 +235,9 @@ class Service:
         resolved = self._engines.resolve(engine, python, env)
         cwd = options.cwd or env.get("HOME") or paths.home()
         if not os.path.isdir(cwd):
-            raise InvalidField(f"The directory '{cwd}' does not exist", hint="Name an existing directory in `cwd`.")
+            raise InvalidField(
+                f"The directory '{cwd}' does not exist", hint="Name an existing directory in `cwd` (--cwd)."
+            )
         for key, value in env.items():
             if not key or "=" in key or "\0" in key + value:
                 raise InvalidField("`env` holds a name or value no environment can hold")

@@ -169,7 +169,8 @@ class Transfer:
         checkpoint = self._keeper.vault.current(live) if with_state else None
         if with_state and checkpoint is None:
             raise InvalidField(
-                f"Nothing is saved of session '{name}'", hint="Save it first ('omegactl save'), or leave `state` out."
+                f"Nothing is saved of session '{name}'",
+                hint="Save it first ('omegactl save'), or leave `state` (--state) out.",
             )
         return self._lines(live, checkpoint)
 
@@ -269,7 +270,9 @@ class _Intake:
             )
         name = self._request.name or first.name
         if name in self._keeper.by_name:
-            raise SessionExists(f"Session '{name}' exists already", hint="Give another `name`.")
+            raise SessionExists(
+                f"Session '{name}' exists already", hint="Give it another `name` (omegactl import FILE NAME)."
+            )
         self._live = live = self._sessions.make(name, self._options(first))
         live.is_arriving = True
         try:

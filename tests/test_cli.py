@@ -120,8 +120,9 @@ def test_ls_filters_and_sorts(omegactl: Omegactl) -> None:
     assert omegactl("ls", "-q", "--filter", "name=t*", "--filter", "state=idle").out == "two\n"
     assert omegactl("ls", "-q", "--sort", "name", "-r").out == "two\none\n"
     assert {omegactl("ls", "-q", "--sort", key).code for key in SORT_KEYS} == {0}
-    done = omegactl("ls", "--sort", "nmae")
-    assert (done.code, "did you mean 'name'" in done.err) == (2, True)
+    for arguments, near in ((("--sort", "nmae"), "name"), (("--filter", "state=bussy"), "busy")):
+        done = omegactl("ls", *arguments)
+        assert (done.code, f"did you mean '{near}'" in done.err) == (2, True)
 
 
 def test_new_takes_what_a_session_can_have(omegactl: Omegactl, place: Place) -> None:
@@ -176,13 +177,24 @@ def test_unknown_session_is_4_with_a_suggestion(omegactl: Omegactl) -> None:
         )
 
 
+def test_hints_are_lines_of_omegactl(omegactl: Omegactl) -> None:
+    """What the daemon refuses comes with the next step at a shell, and a mistyped snapshot with the nearest."""
+    omegactl("exec", "work", "-c", "x = 1")
+    omegactl("snapshot", "work", "before-fit")
+    done = omegactl("restore", "work", "before-fti")
+    assert (done.code, "did you mean 'before-fit'?" in done.err, "omegactl snapshots" in done.err) == (4, True, True)
+    done = omegactl("new", "other", "--cpu-weight", "0")
+    assert (done.code, "See 'omegactl new --help'." in done.err) == (2, True)
+
+
 def test_rm_asks_a_person_and_takes_y_from_a_script(omegactl: Omegactl) -> None:
     """Without a terminal -y is needed; on one, anything but yes keeps the session."""
     for name in ("one", "two", "three"):
         omegactl("new", name)
     assert omegactl("rm", "one").code == 2
     assert omegactl("rm", "one", "two", "-y").code == 0
-    assert omegactl("rm", "none", "-y").code == 4
+    done = omegactl("rm", "none", "-y")
+    assert (done.code, done.err) == (4, "omegactl: no session is called 'none'\n")
     for answer, code, left in (("\n", 130, "three\n"), ("y\n", 0, "")):
         with omegactl.at_terminal("rm", "three") as terminal:
             terminal.until(r"\[y/N\] ")
@@ -276,6 +288,8 @@ def test_events_once_and_followed(omegactl: Omegactl) -> None:
     assert {event["session"] for event in json.loads(omegactl("events", "--json", "--session", "work").out)} == {"work"}
     assert omegactl("events", "--since", str(last), "--json").out == "[]\n"
     assert len(omegactl("events").out.splitlines()) == len(events)
+    done = omegactl("events", "--session", "wrok")
+    assert (done.code, "did you mean 'work'?" in done.err) == (4, True)
     process = omegactl.start("events", "-f", "--since", str(last), "--format", "jsonl")
     assert process.stdout is not None
     omegactl("exec", "work", "-c", "3")
@@ -296,6 +310,7 @@ def test_version_says_both_sides(omegactl: Omegactl) -> None:
     omegactl("ls")
     found = json.loads(omegactl("version", "--json").out)
     assert found["server"] == found["client"]
+    assert omegactl("--version").out == f"omegactl {found['client']}\n"
 
 
 def test_logs_are_the_daemons_and_one_sessions(omegactl: Omegactl) -> None:
@@ -328,7 +343,14 @@ def test_omegallm_users_feel_at_home(omegactl: Omegactl, place: Place) -> None:
         (("service", "stat"), "did you mean"),
         (("ls", "--jsno"), "did you mean '--json'?"),
         (("ls", "--format", "jason"), "did you mean 'json'?"),
+        (("status",), "did you mean 'service status'?"),
+        (("completion", "tcsh"), "one of bash, zsh, fish"),
+        (("ls", "--color", "blue"), "one of auto, always, never"),
         (("exec", "work"), "required"),
+        (("exec", "work", "x + 1"), "a command comes with -c CODE, -f FILE or -"),
+        (("-c", "x + 1"), "omegactl exec NAME -c"),
+        (("events", "--since", "noon"), "'noon' is no id of an event"),
+        (("new", "work", "--tasks", "few"), "'few' is no count: 200, none"),
         (("exec", "work", "-c", "1", "-f", "x"), "not allowed"),
         (("wait",), "required"),
         (("--timeout", "soon", "ls"), "duration"),

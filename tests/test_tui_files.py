@@ -125,7 +125,7 @@ def test_prune_shows_what_would_go_before_it_goes(life: Life) -> None:
             await dashboard.selects("work")
             await dashboard.press("P")
             await fill(dashboard, keep="few")
-            await dashboard.sees("'few' is neither a number nor none")
+            await dashboard.sees("'few' is no count: 200, none")
             await fill(dashboard, keep="1")
             await dashboard.sees("Remove 2 executions")
             await dashboard.sees("of 1 session for good?")
