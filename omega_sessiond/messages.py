@@ -625,6 +625,45 @@ class HistoryPruned(Event, frozen=True):
     reasons: list[PruneReason]
 
 
+class StateSaved(Event, frozen=True):
+    """A save that somebody asked for is done: the checkpoint, the last execution in it, and what it lacks. Those that a
+    session makes by itself are not told."""
+
+    checkpoint_id: str
+    execution_id: int
+    size_bytes: int
+    left_out: list[str]
+    obstacles: list[str]
+
+
+class SnapshotTaken(Event, frozen=True):
+    """A state has got a name. `automatic`: why, when nobody asked for it."""
+
+    snapshot: str
+    note: str
+    tags: list[str]
+    automatic: str | None
+    checkpoint_id: str
+    execution_id: int
+    size_bytes: int
+
+
+class SnapshotRemoved(Event, frozen=True):
+    """A name is forgotten: at somebody's word, or because an automatic one has newer ones enough."""
+
+    snapshot: str
+    reason: Literal["user", "newer"]
+
+
+class SessionRestored(Event, frozen=True):
+    """The session goes on from a snapshot, and `kept_as` names what it had; or, `into` a new session of that name, a
+    copy does."""
+
+    snapshot: str
+    kept_as: str | None
+    into: str | None
+
+
 # `output` events are made from the output itself and `gap` from nothing: neither is stored as an event's body.
 
 

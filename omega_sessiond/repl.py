@@ -274,7 +274,9 @@ class Repl:
             seen = self.session.seen
             if self._is_person and self._is_reading and seen is not None and self._watch is None:
                 client = self.call.new_client(may_start=False)
-                self._watch = Watch(client, seen["id"], self.session.seen_event, self.session.left, tell)
+                self._watch = Watch(
+                    client, seen["id"], self.session.seen_event, self.session.left, self.session.done, tell
+                )
                 self._watch.begin()
 
     def _end_watch(self) -> None:

@@ -42,7 +42,7 @@ class Desk(Protocol):
 class Row(NamedTuple):
     """A command of the REPL. `line` is that of omegactl which does it: in it "{name}" is the session, "{1}" and "{2}"
     are the first words typed, and "{rest}" those after them. `act` does what has no such line. `switches`: the first
-    word typed is the session to go on in."""
+    word typed is the session to go on in. `event`: what happens to the session's state then, by the snapshot typed."""
 
     name: str
     arguments: str
@@ -50,6 +50,7 @@ class Row(NamedTuple):
     line: str = ""
     act: Callable[[Desk, str], None] | None = None
     switches: bool = False
+    event: str = ""
 
 
 def prefix(engine: str) -> str:
@@ -87,8 +88,13 @@ def run(desk: Desk, text: str) -> None:
         row.act(desk, rest)
         return
     arguments = _arguments(row, rest, desk.session)
-    if _omegactl(desk, arguments) == 0 and row.switches:
+    if _omegactl(desk, arguments) != 0:
+        return
+    if row.switches:
         desk.switch(arguments[1])
+    if row.event and "--into" not in arguments:
+        event = "snapshot_removed" if "--delete" in arguments else row.event
+        desk.session.done.add((event, arguments[2] if "{1}" in row.line else ""))
 
 
 def find(name: str) -> Row | None:
@@ -189,7 +195,9 @@ def _output(desk: Desk, rest: str) -> None:
 
 def _save(desk: Desk, rest: str) -> None:
     line = "output {1} --save {2} {rest}" if rest else "save {name}"
-    _omegactl(desk, _arguments(Row("save", "ID FILE", "", line), rest, desk.session))
+    code = _omegactl(desk, _arguments(Row("save", "ID FILE", "", line), rest, desk.session))
+    if code == 0 and not rest:
+        desk.session.done.add(("state_saved", ""))
 
 
 def _switch(desk: Desk, rest: str) -> None:
@@ -265,9 +273,16 @@ ROWS = (
         "NAME [-m NOTE]",
         "give its present state a name; with --delete forget it",
         "snapshot {name} {1} {rest}",
+        event="snapshot_taken",
     ),
     Row("snapshots", "", "its named states", "snapshots {name}"),
-    Row("restore", "SNAPSHOT [--into NEW]", "go on from a snapshot", "restore {name} {1} {rest}"),
+    Row(
+        "restore",
+        "SNAPSHOT [--into NEW]",
+        "go on from a snapshot",
+        "restore {name} {1} {rest}",
+        event="session_restored",
+    ),
     Row("timeline", "", "how the session came to where it is, as a tree", "timeline {name} {rest}"),
     Row(
         "export",

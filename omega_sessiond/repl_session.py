@@ -54,6 +54,8 @@ class ReplSession:
         """The session as it was last looked at; None: it was not, or does not exist."""
         self.seen_event: int | None = None
         """The last event of which the person here has been told."""
+        self.done: set[tuple[str, str]] = set()
+        """What was done here, by the kind of its event and the snapshot that it names: it needs no telling again."""
         self.left: set[int] = set()
         """Executions that were left while they ran."""
         self._history: list[tuple[int, str]] = []

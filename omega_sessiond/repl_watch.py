@@ -22,11 +22,18 @@ LINE = 300
 
 class Watch:
     """The events of one session from `since` on (None: from now), as lines for `tell`. `left` are the executions whose
-    end and questions are told, too."""
+    end and questions are told, too; `done` is what the one who is told has done to the session's state himself."""
 
     def __init__(
-        self, client: Client, session_id: str, since: int | None, left: set[int], tell: Callable[[str], None]
+        self,
+        client: Client,
+        session_id: str,
+        since: int | None,
+        left: set[int],
+        done: set[tuple[str, str]],
+        tell: Callable[[str], None],
     ) -> None:
+        self._done = done
         self._client = client
         self._session_id = session_id
         self._left = left
@@ -58,7 +65,19 @@ class Watch:
             pass  # the next command says what is wrong
 
     def _told(self, event: Json) -> str:
+        if (mark := (event["kind"], str(event.get("snapshot", "")))) in self._done:
+            self._done.discard(mark)
+            return ""
         match event["kind"]:
+            case "state_saved":
+                return f"The session's state was saved, after execution {event['execution_id']}."
+            case "snapshot_taken" if event["automatic"] is None:
+                return f"Snapshot {_cut(event['snapshot'])} was taken, after execution {event['execution_id']}."
+            case "snapshot_removed" if event["reason"] == "user":
+                return f"Snapshot {_cut(event['snapshot'])} was removed."
+            case "session_restored" if event["into"] is None:
+                kept = f" What it had is snapshot {_cut(event['kept_as'])}." if event["kept_as"] is not None else ""
+                return f"Its variables are now those of snapshot {_cut(event['snapshot'])}.{kept}"
             case "late_output":
                 return f"late output: {_cut(event['text'])}" if event["text"].strip() else ""
             case "session_deleted":

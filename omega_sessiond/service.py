@@ -53,6 +53,7 @@ from omega_sessiond.messages import (
     IsCompleteReply,
     IsCompleteRequest,
     Limits,
+    Parent,
     PatchSession,
     PruneReport,
     PruneRequest,
@@ -225,7 +226,7 @@ class Service:
             raise
         return self.view(live)
 
-    def make(self, name: str, options: CreateOptions) -> Live:
+    def make(self, name: str, options: CreateOptions, parent: Parent | None = None) -> Live:
         self._keeper.refuse_when_stopping()
         _check_name(name)
         env = birthplace.scrub(dict(os.environ)) if options.env is None else options.env
@@ -265,6 +266,7 @@ class Service:
             lost=None,
             host=None,
             host_seq=0,
+            parent=parent,
         )
         launch = Launch(
             session=id,
@@ -285,7 +287,7 @@ class Service:
         try:
             os.makedirs(directory, mode=0o700)
             launch.save(paths.launch_file(self._state_dir, id))
-            self._journal.add_session(record, SessionCreated(at, id, name, engine, record.labels))
+            self._journal.add_session(record, SessionCreated(at, id, name, engine, record.labels, parent))
         except (OSError, JournalError) as error:
             remains.remove(directory)
             refusal = error if isinstance(error, JournalError) else from_system(error, directory)

@@ -134,14 +134,17 @@ class Shelf:
         )
         return None if row is None else _snapshot(row)
 
-    def forget_automatic(self, session_id: str, kept: int) -> None:
-        """Delete all but the newest automatic snapshots of a session."""
+    def forget_automatic(self, session_id: str, kept: int) -> list[str]:
+        """Delete all but the newest automatic snapshots of a session; the names of those that are gone."""
+        surplus = [*self._database.rows(
+            "SELECT id, name FROM snapshots WHERE session_id = ? AND automatic IS NOT NULL"
+            " ORDER BY id DESC LIMIT -1 OFFSET ?",
+            (session_id, kept),
+        )]  # fmt: skip
         with self._atomic:
-            self._execute(
-                "DELETE FROM snapshots WHERE session_id = ? AND automatic IS NOT NULL AND id NOT IN"
-                " (SELECT id FROM snapshots WHERE session_id = ? AND automatic IS NOT NULL ORDER BY id DESC LIMIT ?)",
-                (session_id, session_id, kept),
-            )
+            for id, _ in surplus:
+                self.delete_snapshot(id)
+        return [name for _, name in surplus]
 
     def delete_snapshot(self, id: int) -> None:
         with self._atomic:

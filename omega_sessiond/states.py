@@ -31,8 +31,11 @@ from omega_sessiond.messages import (
     Restored,
     RestoreRequest,
     Session,
+    SessionRestored,
     Snapshot,
+    SnapshotRemoved,
     SnapshotRequest,
+    StateSaved,
     Timeline,
     now,
 )
@@ -46,8 +49,8 @@ class Sessions(Protocol):
     def find(self, name: str) -> Live:
         """Raises SessionNotFound."""
 
-    def make(self, name: str, options: CreateOptions) -> Live:
-        """A session without a process."""
+    def make(self, name: str, options: CreateOptions, parent: Parent | None = None) -> Live:
+        """A session without a process; `parent`: what it is a fork of."""
 
     def remove(self, live: Live) -> None: ...
 
@@ -75,6 +78,16 @@ class States:
         """Save the session now. Raises SessionBusy, CannotSave, HostFailed."""
         live = await self._settled(name)
         await self._vault.save(live)
+        saved = self._vault.current(live)
+        if saved is not None:
+            lacking = sorted(saved.left_out)
+            self._journal.append(
+                StateSaved(
+                    now(), live.record.id, name, saved.id, saved.execution_id, saved.size_bytes, lacking,
+                    saved.obstacles,
+                )
+            )  # fmt: skip
+            self._keeper.committed()
         return self._sessions.view(live)
 
     async def _save_changes(self, live: Live) -> CheckpointRecord | None:
@@ -96,7 +109,12 @@ class States:
         if checkpoint is None:
             raise CannotSave(f"Session '{name}' has no process and no checkpoint")
         self._refuse_name(live, request.name)  # another request may have been faster
-        made = self._shelf.add_snapshot(live.record.id, checkpoint.id, request.name, now(), request.note, request.tags)
+        with self._journal.atomic():
+            made = self._shelf.add_snapshot(
+                live.record.id, checkpoint.id, request.name, now(), request.note, request.tags
+            )
+            self._vault.tell_taken(live, made)
+        self._keeper.committed()
         return _view(made, checkpoint)
 
     def _refuse_name(self, live: Live, name: str) -> None:
@@ -128,6 +146,8 @@ class States:
         with self._journal.atomic():
             self._shelf.delete_snapshot(found.id)
             self._shelf.clear(live.record.id, live.record.keep.checkpoint_id)
+            self._journal.append(SnapshotRemoved(now(), live.record.id, name, found.name, "user"))
+        self._keeper.committed()
         self._vault.sweep(live)
 
     # ---- restore ----
@@ -209,7 +229,7 @@ class States:
             limits=record.limits,
             labels=record.labels,
         )
-        copy = self._sessions.make(into, options)
+        copy = self._sessions.make(into, options, parent)
         id = os.urandom(6).hex()
         try:
             _link_files(
@@ -220,9 +240,11 @@ class States:
                 self._shelf.add(replace(checkpoint, id=id, session_id=copy.record.id))
                 if source is not None:
                     self._shelf.add_restore(copy.record.id, now(), 0, {**source, "checkpoint": id})
+                    told = str(source["snapshot"])
+                    self._journal.append(SessionRestored(now(), record.id, record.name, told, None, into))
                 keep = Keep(checkpoint_id=id, covers=checkpoint.execution_id, is_asleep=True)
                 lost = self._vault.lacking(checkpoint, f"made from a checkpoint of session '{record.name}'")
-                self._keeper.recorder.update(copy, keep=keep, lost=lost, parent=parent)
+                self._keeper.recorder.update(copy, keep=keep, lost=lost)
         except (OSError, JournalError) as error:
             self._sessions.remove(copy)
             refusal = error if isinstance(error, JournalError) else from_system(error, copy.record.name)

@@ -21,9 +21,9 @@ from omega_sessiond.frames import LoadedFrame, SavedFrame
 from omega_sessiond.host import Host
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Saving
-from omega_sessiond.messages import Checkpoint, Lost, iso, now
+from omega_sessiond.messages import Checkpoint, Lost, SessionRestored, SnapshotRemoved, SnapshotTaken, iso, now
 from omega_sessiond.recorder import Recorder
-from omega_sessiond.shelf import CheckpointRecord
+from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
 log = logging.getLogger("omega_sessiond.vault")
 
@@ -349,6 +349,8 @@ class Vault:
             with self._journal.atomic():
                 kept_as = self.give_up(live, "restore")
                 self._shelf.add_restore(before.id, now(), last, source)
+                told = str(source["snapshot"])
+                self._journal.append(SessionRestored(now(), before.id, before.name, told, kept_as, None))
                 covers, is_asleep = max(last, target.execution_id), live.host is None
                 keep = replace(
                     live.record.keep, checkpoint_id=target.id, covers=covers, is_asleep=is_asleep, trouble=None
@@ -363,11 +365,24 @@ class Vault:
 
     def _keep(self, live: Live, checkpoint_id: str, stem: str, why: str, note: str = "") -> str:
         """Have a checkpoint stay although nobody asked for it: of such ones the newest stay."""
-        name = f"{stem}-{checkpoint_id}"
-        if self._shelf.snapshot(live.record.id, name) is None:
-            self._shelf.add_snapshot(live.record.id, checkpoint_id, name, now(), note, automatic=why)
-        self._shelf.forget_automatic(live.record.id, AUTOMATIC_KEPT)
+        name, session_id = f"{stem}-{checkpoint_id}", live.record.id
+        if self._shelf.snapshot(session_id, name) is None:
+            snapshot = self._shelf.add_snapshot(session_id, checkpoint_id, name, now(), note, automatic=why)
+            self.tell_taken(live, snapshot)
+        for gone in self._shelf.forget_automatic(session_id, AUTOMATIC_KEPT):
+            self._journal.append(SnapshotRemoved(now(), session_id, live.record.name, gone, "newer"))
         return name
+
+    def tell_taken(self, live: Live, snapshot: SnapshotRecord) -> None:
+        """A state has got a name; the caller opens the transaction."""
+        of = self._shelf.checkpoint(snapshot.checkpoint_id)
+        assert of is not None, "a foreign key"
+        self._journal.append(
+            SnapshotTaken(
+                snapshot.at, live.record.id, live.record.name, snapshot.name, snapshot.note, snapshot.tags,
+                snapshot.automatic, of.id, of.execution_id, of.size_bytes,
+            )
+        )  # fmt: skip
 
     # ---- losses ----
 

@@ -79,3 +79,24 @@ def test_history_goes_when_one_has_seen_what_would(person: Person, omegactl: Ome
     person.is_prompted(times=6)
     assert len(omegactl("history", "work", "--format", "jsonl").out.splitlines()) == 1
     assert len(omegactl("history", "other", "--format", "jsonl").out.splitlines()) == 1
+
+
+def test_what_others_do_to_the_state_is_told_and_what_one_does_oneself_is_not(
+    person: Person, omegactl: Omegactl
+) -> None:
+    """A save, a snapshot and a restore by another client stand above the prompt; one's own have been told already."""
+    person.type(":snapshot mine" + ENTER)
+    person.sees("Snapshot mine of work: after execution")
+    person.is_prompted(times=2)
+    omegactl("save", "work")
+    person.sees("The session's state was saved, after execution")
+    omegactl("snapshot", "work", "theirs")
+    person.sees("Snapshot theirs was taken, after execution")
+    omegactl("snapshot", "work", "theirs", "--delete")
+    person.sees("Snapshot theirs was removed.")
+    omegactl("restore", "work", "mine")
+    person.sees("Its variables are now those of snapshot mine. What it had is snapshot before-restore-")
+    assert "Snapshot mine was taken" not in person.text
+    person.is_prompted(times=2)
+    person.type("x + 1" + ENTER)
+    person.sees("\n42\n")

@@ -393,3 +393,36 @@ def test_reading_again_wakes_nobody_and_keeps_the_cursor(life: Life) -> None:
             assert life.session("copy")["state"] == "hibernated"
 
     run(story())
+
+
+def test_tabs_are_read_when_events_tell_of_news_and_not_otherwise(life: Life) -> None:
+    """A snapshot made, removed and restored elsewhere appears in both tabs; while nothing happens, and while a session
+    only prints, neither is read again."""
+    life.run("work", "x = 1")
+    life.run("other", "x = 1")
+
+    async def story() -> None:
+        async with driven(size=(180, 40)) as dashboard:
+            await dashboard.selects("work")
+            session = dashboard.app.model.by_name("work")
+            assert session is not None
+
+            async def follows(key: str, tab: str, seen: str) -> None:
+                await dashboard.press(key)
+                await dashboard.until(lambda: dashboard.main.detail.query(f"#{tab}"), "the tab opens")
+                snapshot(life, "first")
+                await dashboard.sees(seen)
+                read = dashboard.main.detail._read
+                life.run("other", "print('x' * 100)")
+                samples = len(session.samples)
+                await dashboard.until(lambda: len(session.samples) > samples + 1, "it was looked at twice more")
+                assert dashboard.main.detail._read == read
+                life.call("DELETE", f"{WORK}/snapshots/first")
+                await dashboard.sees_no(seen)
+
+            await follows("4", "snapshots", "first ")
+            await follows("5", "timeline", "◆ snapshot first")
+            life.post(f"{WORK}/fork", {"name": "copy", "from_checkpoint": True})
+            await dashboard.sees("→ forked into copy")
+
+    run(story())

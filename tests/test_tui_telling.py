@@ -40,6 +40,34 @@ KINDS: list[tuple[dict[str, object], str]] = [
             {"kind": "history_pruned", "executions": 3, "outputs": 1, "bytes": 4096, "up_to_id": 9, "reasons": []},
             "history went, to keep it within its limits: 3 executions and 1 outputs of others, 4.0K",
         ),
+        (
+            {"kind": "state_saved", "checkpoint_id": "a", "execution_id": 7, "size_bytes": 4096, "left_out": ["lock"],
+             "obstacles": ["a thread"]},
+            "saved after execution 7, 4.0K, but for lock, a thread",
+        ),
+        (
+            {"kind": "snapshot_taken", "snapshot": "first", "note": "clean", "tags": [], "automatic": None,
+             "execution_id": 7},
+            "snapshot first of the state after execution 7: clean",
+        ),
+        (
+            {"kind": "snapshot_taken", "snapshot": "before-restart-a", "note": "", "automatic": "restart",
+             "execution_id": 7},
+            "snapshot before-restart-a of the state after execution 7, by itself: restart",
+        ),
+        ({"kind": "snapshot_removed", "snapshot": "first", "reason": "user"}, "snapshot first removed"),
+        (
+            {"kind": "snapshot_removed", "snapshot": "before-restart-a", "reason": "newer"},
+            "snapshot before-restart-a removed: there are newer ones",
+        ),
+        (
+            {"kind": "session_restored", "snapshot": "first", "kept_as": "before-restore-b", "into": None},
+            "goes on from snapshot first; what it had is snapshot before-restore-b",
+        ),
+        (
+            {"kind": "session_restored", "snapshot": "first", "kept_as": None, "into": "copy"},
+            "a copy goes on from snapshot first: copy",
+        ),
 ]  # fmt: skip
 
 
@@ -60,9 +88,11 @@ values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=4
 )
 names = ["engine", "state", "state_reason", "execution_id", "command", "prompt", "text", "status", "reason",
-         "duration_ms", "since", "oldest_id", "session", "label"]  # fmt: skip
+         "duration_ms", "since", "oldest_id", "session", "label", "snapshot", "automatic", "note", "kept_as", "into",
+         "size_bytes", "left_out", "obstacles"]  # fmt: skip
 kinds = ["session_created", "session_changed", "session_deleted", "execution_queued", "execution_started",
-         "input_requested", "input_answered", "execution_finished", "late_output", "gap", "new"]  # fmt: skip
+         "input_requested", "input_answered", "execution_finished", "late_output", "gap", "new",
+         "state_saved", "snapshot_taken", "snapshot_removed", "session_restored"]  # fmt: skip
 
 
 @given(st.sampled_from(kinds), st.dictionaries(st.sampled_from(names), values))

@@ -517,11 +517,6 @@ class Dashboard(App[int]):
         if isinstance(self.screen, (Main, Console)):
             self.screen.detail.open_tab(number)
 
-    def refresh_detail(self) -> None:
-        """Saved state has changed, of which no event tells."""
-        if isinstance(self.screen, (Main, Console)):
-            self.screen.detail.reread()
-
     def select(self, session_id: str) -> None:
         self.main.table.sort()
         self.main.table.select(session_id)

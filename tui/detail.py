@@ -40,7 +40,8 @@ READ_S = 1.0
 
 class Tab(NamedTuple):
     """A tab: `make` builds its widget when it is first shown, `show` brings it up to the session. `short` is its label
-    where there is no room for all. A `live` one follows its session; one that `takes_keys` has them when it opens."""
+    where there is no room for all. A `live` one follows its session; one that `takes_keys` has them when it opens. What
+    is read from the daemon is read again when its `version` is another."""
 
     id: str
     label: str
@@ -49,6 +50,7 @@ class Tab(NamedTuple):
     show: Callable[[Detail, Session], None]
     is_live: bool = False
     takes_keys: bool = False
+    version: Callable[[Session], int] = lambda session: session.version
 
 
 class Detail(Vertical):
@@ -269,8 +271,8 @@ class Detail(Vertical):
         return Timeline(self.dashboard.clock, id="timeline")
 
     def show_read(self, session: Session) -> None:
-        """Read what the tab shows, when the session has changed since the last time."""
-        asked, before = (self.tab.id, session.id, session.version), self._read
+        """Read what the tab shows, when events have told since the last time that it is another."""
+        asked, before = (self.tab.id, session.id, self.tab.version(session)), self._read
         if self._is_reading or asked == before or self.dashboard.is_paused:
             return
         now = time.monotonic()
@@ -292,12 +294,6 @@ class Detail(Vertical):
                     cast("Snapshots | Timeline", widget).show(found)
 
         self.run_worker(read(), exit_on_error=False)
-
-    def reread(self) -> None:
-        """What is shown of saved state is not all any more."""
-        self._read = None
-        if self.tab.is_live and (session := self.session) is not None:
-            self.tab.show(self, session)
 
     def on_wants_restore(self, event: WantsRestore) -> None:
         event.stop()
@@ -401,8 +397,26 @@ TABS = (
     Tab("transcript", "Transcript", "Text", lambda detail: detail.transcript, lambda detail, session: None),
     Tab("info", "Info", "Info", Detail.make_info, Detail.show_info, is_live=True),
     Tab("journal", "Journal", "Log", Detail.make_journal, Detail.show_journal),
-    Tab("snapshots", "Snapshots", "Snaps", Detail.make_snapshots, Detail.show_read, is_live=True, takes_keys=True),
-    Tab("timeline", "Timeline", "Tree", Detail.make_timeline, Detail.show_read, is_live=True, takes_keys=True),
+    Tab(
+        "snapshots",
+        "Snapshots",
+        "Snaps",
+        Detail.make_snapshots,
+        Detail.show_read,
+        is_live=True,
+        takes_keys=True,
+        version=lambda session: session.snapshots_version,
+    ),
+    Tab(
+        "timeline",
+        "Timeline",
+        "Tree",
+        Detail.make_timeline,
+        Detail.show_read,
+        is_live=True,
+        takes_keys=True,
+        version=lambda session: session.timeline_version,
+    ),
 )
 """In the order of their numbers."""
 

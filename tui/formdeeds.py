@@ -163,7 +163,6 @@ def snapshot(app: Dashboard, session: Session) -> None:
         said = f"after execution {made['execution_id']}" + (f", but for {', '.join(lacking)}" if lacking else "")
         app.log_command(tuple(form.words(values)), said)
         app.tell(f"Snapshot {made['name']} of {name}: {said}")
-        app.refresh_detail()
 
     app.begin(f"Cannot make a snapshot of {name}", doing)
 
@@ -202,7 +201,6 @@ def restore_snapshot(app: Dashboard, session: Session, snapshot: str | None) -> 
         else:
             app.model.update(done["session"])
             app.publish()
-            app.refresh_detail()
 
     app.begin(f"Cannot restore {name}", doing)
 
@@ -219,7 +217,6 @@ def delete_snapshot(app: Dashboard, session: Session, snapshot: str) -> None:
         path = f"{session_path(name)}/snapshots/{quote(snapshot, safe='')}"
         await app.ask(lambda client: same(client, name, id).request("DELETE", path))
         app.log_command(words, "removed")
-        app.refresh_detail()
 
     app.begin(f"Cannot delete snapshot {snapshot} of {name}", doing)
 

@@ -25,6 +25,13 @@ EVENTS = 2_000
 """Events kept for the events screen."""
 
 
+TIMELINE_KINDS = frozenset(
+    ("execution_queued", "execution_started", "execution_finished", "history_pruned", "snapshot_taken",
+     "snapshot_removed", "session_restored")
+)  # fmt: skip
+"""Events after which a timeline looks different."""
+
+
 class Sample(NamedTuple):
     """What a session used at a time; `cpu` in cores since the sample before."""
 
@@ -68,6 +75,9 @@ class Session:
     cpu_s: float | None = None
     usage: Json | None = None
     version: int = 0
+    snapshots_version: int = 0
+    """Rises when there is another list of snapshots; `timeline_version` when its timeline has another node."""
+    timeline_version: int = 0
 
     @property
     def memory_bytes(self) -> int | None:
@@ -132,6 +142,7 @@ class Model:
         for view in listing:
             seen.add(view["id"])
             self.update(view)
+            _reread(self.sessions[view["id"]])
         for id in [id for id in self.sessions if id not in seen]:
             self._remove(id)
         self.is_listed = True
@@ -219,6 +230,8 @@ class Model:
         id = event["session_id"]
         if kind == "session_deleted":
             self._remove(id)
+            for other in self.sessions.values():
+                other.timeline_version += 1  # it may have been a copy of this one
             return
         session = self.sessions.get(id)
         if session is None:
@@ -235,8 +248,16 @@ class Model:
 
     def _fold(self, session: Session, event: Json) -> None:
         at = posix(event["at"])
+        if event["kind"] in TIMELINE_KINDS:
+            session.timeline_version += 1
         match event["kind"]:
+            case "snapshot_taken" | "snapshot_removed":
+                session.snapshots_version += 1
             case "session_created":
+                parent = event.get("parent")
+                if parent is not None and (source := self.sessions.get(parent["session_id"])) is not None:
+                    source.timeline_version += 1
+                    self._touch(source)
                 session.engine, session.labels = event["engine"], event["labels"]
                 session.parent = event.get("parent")
                 session.created_at = session.used_at = at
@@ -278,6 +299,12 @@ class Model:
         self.tapes.pop(id, None)
         self._changed.add(id)
         self._membership_changed = True
+
+
+def _reread(session: Session) -> None:
+    """What has happened to it meanwhile nobody knows."""
+    session.snapshots_version += 1
+    session.timeline_version += 1
 
 
 _KNOWN = frozenset(

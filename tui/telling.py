@@ -76,6 +76,22 @@ def _told(event: Json) -> Told:
         case {"kind": "history_pruned", "executions": executions, "outputs": outputs, "bytes": int(freed)}:
             gone = f"{executions} executions and {outputs} outputs of others, {size(freed)}"
             return Told("changing", "-", "-", f"history went, to keep it within its limits: {gone}")
+        case {"kind": "state_saved", "execution_id": number, "size_bytes": int(count)}:
+            lacking = [*_names(event.get("left_out")), *_names(event.get("obstacles"))]
+            but_for = f", but for {', '.join(lacking)}" if lacking else ""
+            return Told("frozen", "◆", "=", f"saved after execution {number}, {size(count)}{but_for}")
+        case {"kind": "snapshot_taken", "snapshot": name, "execution_id": number}:
+            why = f", by itself: {event['automatic']}" if event.get("automatic") else ""
+            note = f": {event['note']}" if event.get("note") else ""
+            return Told("frozen", "◆", "=", f"snapshot {name} of the state after execution {number}{why}{note}")
+        case {"kind": "snapshot_removed", "snapshot": name}:
+            why = ": there are newer ones" if event.get("reason") == "newer" else ""
+            return Told("frozen", "-", "-", f"snapshot {name} removed{why}")
+        case {"kind": "session_restored", "snapshot": name}:
+            if (into := event.get("into")) is not None:
+                return Told("frozen", "→", ">", f"a copy goes on from snapshot {name}: {into}")
+            kept = f"; what it had is snapshot {event['kept_as']}" if event.get("kept_as") else ""
+            return Told("warning", "↩", "<", f"goes on from snapshot {name}{kept}")
         case {"kind": "late_output", "text": text}:
             return Told("changing", "·", ".", f"printed after its command had ended: {text}")
         case {"kind": "gap", "since": since, "oldest_id": oldest}:
@@ -84,6 +100,10 @@ def _told(event: Json) -> Told:
             rest = {key: value for key, value in event.items() if key not in _KNOWN}
             fields = f" {json.dumps(rest, ensure_ascii=False)}" if rest else ""
             return Told("changing", "·", ".", f"{event.get('kind')}{fields}")
+
+
+def _names(value: object) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, list) else []
 
 
 def clock(at: float) -> str:
