@@ -14,6 +14,7 @@ import pytest
 import kernels
 from hostdriver import Frame, HostProcess, Hosts, until
 from isolation import Place
+from omega_sessiond.hosts import oom
 
 OUR_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -364,6 +365,29 @@ def test_kernel_that_dies_in_a_command(python: HostProcess) -> None:
     for _ in range(3):
         assert python.run("print('x')\nimport os\nos._exit(3)").result["lost"] == "the kernel ended with exit status 3"
     assert python.run("1").value == "1"
+
+
+def test_kernel_that_is_out_of_memory(python: HostProcess) -> None:
+    """The kernel kills it for memory, and the command says so: that needs a limit that may be set here."""
+    directory = Path(next((place for place, source in oom.sources() if source == oom.SOURCES[1]), "/nowhere"))
+    group = directory / f"omega-test-{os.getpid()}"
+    kernel = child_of(python)
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(96 * oom.MIB))
+        for pid in (python.pid, kernel):
+            (group / "cgroup.procs").write_text(str(pid))
+    except OSError:
+        pytest.skip("no memory cgroup (v1) of ours")
+    try:
+        run = python.run("hungry = bytearray(400 * 2**20)\nfor i in range(0, len(hungry), 4096): hungry[i] = 1")
+        assert run.result["error"]["name"] == "KernelDied"
+        assert run.result["lost"].startswith("the kernel was killed: out of memory (limit 96 MiB, peak 9")
+        assert python.run("'fresh'").value == "'fresh'"
+    finally:
+        python.close()
+        until(lambda: not (group / "cgroup.procs").read_text(), "all of it has ended")
+        group.rmdir()
 
 
 def test_kernel_that_dies_while_it_waits_for_input(python: HostProcess) -> None:

@@ -357,6 +357,23 @@ def test_host_out_of_memory_is_named(limiting: Realm) -> None:
     assert after["lost"]["variables"] == "all"
 
 
+def test_program_out_of_memory_is_named(limiting: Realm) -> None:
+    """The kernel kills the program of a line REPL for memory: its command and the next answer say so, its host lives.
+    Another child's end of memory, told before, is not taken for the cause when somebody kills the program."""
+    limiting.post("/api/sessions", {"name": "work", "engine": "bash", "limits": {"memory_bytes": 96 * MIB}})
+    host = limiting.session("work")["pid"]
+    died = limiting.run("work", "hungry=$(head -c 400M /dev/zero | tr '\\0' x)")
+    assert died["status"] == "error"
+    assert died["error"]["message"].startswith("bash was killed: out of memory (limit 96 MiB, peak 9")
+    after = limiting.run("work", "echo $$")
+    assert "out of memory" in after["lost"]["reason"]
+    assert limiting.session("work")["pid"] == host
+    hungry = "import time; b = bytearray(400 * 2**20)\nfor i in range(0, len(b), 4096): b[i] = 1"
+    limiting.run("work", f"sleep 0.2; {limiting.python} -c '{hungry}'")
+    killed = limiting.run("work", "kill -9 $$")
+    assert killed["error"]["message"].startswith("bash was killed by SIGKILL")
+
+
 def test_session_out_of_memory_goes_on_from_its_checkpoint(limiting: Realm) -> None:
     """What was saved before the kernel killed the host is there again; the answer names what is lost and why."""
     limiting.post("/api/sessions", {"name": "work", "limits": {"memory_bytes": 96 * MIB}})

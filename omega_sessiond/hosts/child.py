@@ -14,6 +14,8 @@ import sys
 from collections import deque
 from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
 
+from omega_sessiond.hosts.oom import Oom
+
 PIPE_BYTES = 1024 * 1024
 """Of a pipe's buffer, where the system grants it: a flood then costs fewer switches between the two processes."""
 
@@ -49,6 +51,9 @@ class Child:
         self.is_terminal = terminal
         self.exit_status: Optional[int] = None
         self.is_finished = False
+        self.oom = Oom()
+        self._end = ""
+        self._killed_by_us = False
         self._unsent: Deque[bytes] = deque()
         self._slave = -1
         if terminal:
@@ -190,6 +195,7 @@ class Child:
     def kill(self) -> None:
         """By force, and without a word."""
         if not self.poll():
+            self._killed_by_us = True
             os.kill(self.pid, signal.SIGKILL)
 
     def runs_something_else(self) -> bool:
@@ -242,6 +248,9 @@ class Child:
         """Whether it is dead."""
         if self.exit_status is None:
             self.exit_status = self._process.poll()
+            if self.exit_status == -signal.SIGKILL and not self._killed_by_us:
+                cause = self.oom.cause()
+                self._end = "%s was %s" % (self.name, cause) if cause else ""
         return self.exit_status is not None
 
     def describe_end(self) -> str:
@@ -250,6 +259,8 @@ class Child:
             return "%s closed its output" % self.name
         if status >= 0:
             return "%s ended with exit status %d" % (self.name, status)
+        if self._end:
+            return self._end
         try:
             word = signal.Signals(-status).name
         except ValueError:
@@ -273,6 +284,7 @@ class Child:
                 steps.insert(0, 0)
             for signum in steps:
                 if signum:
+                    self._killed_by_us = signum == signal.SIGKILL
                     self.signal(signum)
                     os.kill(self.pid, signum)
                 try:

@@ -73,7 +73,7 @@ class Conversation:
     displayed = False
     trouble: Optional[ErrorReport] = None
     interrupted_at: Optional[float] = None
-    is_skipping = False
+    is_skipping = took_time = False
     in_value = False
     sent_sentinel = repeated_sentinel = False
     repeats = 0
@@ -193,6 +193,8 @@ class Dialogue:
             self._withdraw()
             self._tell(talk, None)
             self._talk = None
+            if talk.took_time:  # enough for something that it ran to have died of memory
+                self.child.oom.look()
             if talk.status is None:  # given up: its mark may still come
                 self._stale = [mark for mark in self._scanner.marks if mark.kind == "end"][-STALE_MARKS:]
         return talk
@@ -387,6 +389,7 @@ class Dialogue:
         child, before = self.child, self._posture
         self._posture = posture = child.posture()
         now = time.monotonic()
+        talk.took_time = True
         self._look_s = min(LOOK_S[1], self._look_s * 2)
         self._look_at = now + self._look_s
         reads = posture.kind == "reads" and not child.has_unsent

@@ -20,6 +20,7 @@ from hmac import compare_digest
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from omega_sessiond.hosts.engine import Wakeup
+from omega_sessiond.hosts.oom import Oom
 
 LEASH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "leash.py")
 
@@ -104,6 +105,7 @@ class LocalKernel:
         self._words = ""
         self._is_settled = False
         self._count = 0
+        self._oom = Oom()
         self._sockets: Dict[Any, str] = {}
         self._pipes: Dict[int, Tuple[str, codecs.IncrementalDecoder]] = {}
         try:
@@ -169,6 +171,8 @@ class LocalKernel:
 
     def send(self, channel: str, kind: str, content: Dict[str, Any]) -> str:
         self._count += 1
+        if kind == "execute_request":
+            self._oom.look()
         id = "%s_%d" % (self._session.session, self._count)
         header = {
             "msg_id": id,
@@ -276,6 +280,8 @@ class LocalKernel:
             return "the kernel ended"
         if end.si_code == os.CLD_EXITED:
             return "the kernel ended with exit status %d" % end.si_status
+        if end.si_status == signal.SIGKILL and (cause := self._oom.cause()):
+            return "the kernel was " + cause
         try:
             name = signal.Signals(end.si_status).name
         except ValueError:
