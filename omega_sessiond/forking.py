@@ -6,8 +6,6 @@ Knows records and files; the frames and the fork itself are the host's.
 
 from __future__ import annotations
 
-import os
-
 from msgspec.structs import replace
 
 from omega_sessiond import paths, remains
@@ -16,6 +14,7 @@ from omega_sessiond.host import Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live
 from omega_sessiond.messages import Lost, Parent, SessionCreated, now
+from omega_sessiond.places import Places
 from omega_sessiond.records import Keep, SessionRecord
 
 FEATURE = "fork"
@@ -35,11 +34,12 @@ async def check(source: Live, timeout_s: float) -> None:
     await host.ask_about_fork(timeout_s)
 
 
-def copy(source: Live, name: str, state_dir: str, journal: Journal) -> SessionRecord:
+def copy(source: Live, name: str, state_dir: str, places: Places, journal: Journal) -> SessionRecord:
     """A record like the source's, with a directory and an id of its own. Until its process is there it is one that has
     lost everything: should we end before, that is what the next daemon must say of it."""
     record, at = source.record, now()
-    id = os.urandom(6).hex()
+    launched = Launch.load(paths.launch_file(state_dir, record.id))
+    id = places.take()
     parent = Parent(record.id, record.name, source.taken or None, at)
     made = replace(
         record,
@@ -55,12 +55,9 @@ def copy(source: Live, name: str, state_dir: str, journal: Journal) -> SessionRe
         keep=Keep(),
         parent=parent,
     )
-    launch = replace(
-        Launch.load(paths.launch_file(state_dir, record.id)), session=id, name=name, log=paths.host_log(state_dir, id)
-    )
+    launch = replace(launched, session=id, name=name, log=paths.host_log(state_dir, id))
     directory = paths.session_dir(state_dir, id)
     try:
-        os.makedirs(directory, mode=0o700)
         launch.save(paths.launch_file(state_dir, id))
         journal.add_session(made, SessionCreated(at, id, name, made.engine, made.labels, parent))
     except (OSError, JournalError):

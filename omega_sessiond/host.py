@@ -31,6 +31,10 @@ NEAR_LIMIT = 0.9
 """A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
 other kills, higher misses kills that came in one large allocation."""
 
+CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+DRAFT = ".new"
+"""Behind the name of a file that is not whole yet."""
+
 REFILL_AFTER_S = 0.0005
 """How long after a host's first word the next spare is asked for: who waits for the session has his answer by then."""
 
@@ -64,8 +68,8 @@ class Launch(Struct, frozen=True):
 
     def save(self, file: str) -> None:
         """Write to `file`, readable for the user alone, whole or not at all."""
-        draft = file + ".new"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        draft = file + DRAFT
+        descriptor = os.open(draft, CREATED, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(msgspec.json.encode(self))
         os.rename(draft, file)
@@ -444,9 +448,6 @@ class Host:
         """Let go: the host lives on for the next daemon."""
         self.process.forget()
         self.disconnect()
-
-
-CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _birth_log(state_dir: str, session_id: str) -> str:

@@ -515,7 +515,8 @@ class Keeper:
         try:
             async with self._births:
                 record = live.record
-                launch = Launch.load(paths.launch_file(self._state_dir, record.id))
+                launch = live.launch or Launch.load(paths.launch_file(self._state_dir, record.id))
+                live.launch = None
                 if live.origin is None:
                     host = await Host.birth(
                         launch,

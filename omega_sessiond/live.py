@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from omega_sessiond.errors import JournalError, OmegaError
 from omega_sessiond.frames import OutputFrame
-from omega_sessiond.host import Host
+from omega_sessiond.host import Host, Launch
 from omega_sessiond.journal import Piece
 from omega_sessiond.records import ExecutionRecord, SessionRecord
 from omega_sessiond.session import Session
@@ -110,6 +110,8 @@ class Live(Struct, eq=False):
     record: SessionRecord
     session: Session
     host: Host | None = None
+    launch: Launch | None = None
+    """How it is started, until it is, when that is at hand."""
     work: dict[int, Work] = {}
     taken: int = 0
     note: str | None = None

@@ -67,6 +67,7 @@ from omega_sessiond.messages import (
 )
 from omega_sessiond.messages import Session as SessionView
 from omega_sessiond.nursery import Nursery
+from omega_sessiond.places import Places
 from omega_sessiond.pool import Pool
 from omega_sessiond.records import SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
@@ -75,6 +76,9 @@ from omega_sessiond.transfer import Transfer
 from omega_sessiond.versions import Versions
 
 log = logging.getLogger("omega_sessiond.service")
+
+PREPARE_AFTER_S = 0.002
+"""How long after a session was made known the place of the next one is: who asked has his answer by then, or about."""
 
 
 class Service:
@@ -116,6 +120,7 @@ class Service:
         )
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
         self._pool = Pool(settings, self._keeper)
+        self._places = Places(settings.state_dir)
         self.executions = Executions(settings, journal, self._keeper, self)
         self.states = States(settings, journal, self._keeper, self)
         self.transfer = Transfer(settings, journal, self._keeper, self)
@@ -123,6 +128,7 @@ class Service:
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
         self._nursery.start(self._first_fork_server)
+        self._places.clear()
         self._keeper.start()
         self._pool.start()
         self._retention.start()
@@ -133,6 +139,7 @@ class Service:
         self._pool.stop()
         await self._keeper.stop()
         self._nursery.close()
+        self._places.clear()
 
     @property
     def is_quiet(self) -> bool:
@@ -249,7 +256,12 @@ class Service:
             limits.tasks or settings.tasks_max,
             limits.cpu_weight or settings.cpu_weight,
         )
-        id = os.urandom(6).hex()
+        try:
+            id = self._places.take()
+        except OSError as error:
+            refusal = from_system(error, self._state_dir)
+            self._keeper.trouble = refusal.message
+            raise refusal from None
         at = now()
         record = SessionRecord(
             id=id,
@@ -285,7 +297,6 @@ class Service:
         )
         directory = paths.session_dir(self._state_dir, id)
         try:
-            os.makedirs(directory, mode=0o700)
             launch.save(paths.launch_file(self._state_dir, id))
             self._journal.add_session(record, SessionCreated(at, id, name, engine, record.labels, parent))
         except (OSError, JournalError) as error:
@@ -293,10 +304,11 @@ class Service:
             refusal = error if isinstance(error, JournalError) else from_system(error, directory)
             self._keeper.trouble = refusal.message
             raise refusal from None
-        live = Live(record, decide.Session())
+        live = Live(record, decide.Session(), launch=launch)
         live.settled.set()
         self._keeper.by_name[name] = live
         self._keeper.committed()
+        asyncio.get_running_loop().call_later(PREPARE_AFTER_S, self._places.prepare)
         return live
 
     async def fork(self, name: str, request: ForkRequest) -> SessionView:
@@ -319,9 +331,10 @@ class Service:
         if request.name in self._keeper.by_name:  # another request may have been faster
             raise SessionExists(f"Session '{request.name}' exists already")
         try:
-            record = forking.copy(source, request.name, self._state_dir, self._journal)
+            record = forking.copy(source, request.name, self._state_dir, self._places, self._journal)
         except OSError as error:
             raise from_system(error, self._state_dir) from None
+        asyncio.get_running_loop().call_later(PREPARE_AFTER_S, self._places.prepare)
         live = Live(record, decide.Session(), origin=source)
         self._keeper.by_name[record.name] = live
         self._keeper.committed()
