@@ -3,8 +3,7 @@
 A value comes from the environment, else from the TOML file, else it is the default. Knows no other module but errors
 paths and presets; every wrong value ends in a ConfigError that names the place it stands in.
 """
-
-from __future__ import annotations
+# Annotations are evaluated where they stand: as strings they would be compiled twice at every start.
 
 import os
 import re

@@ -3,8 +3,7 @@
 Data only. A host runs whatever its user runs: a number that no journal can hold makes a frame wrong, not the journal
 fail.
 """
-
-from __future__ import annotations
+# Annotations are evaluated where they stand: as strings each would be compiled for the decoder, at every start.
 
 from typing import Annotated, Any, Literal
 

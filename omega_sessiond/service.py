@@ -9,9 +9,10 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterator
+from functools import cached_property
 from time import time
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import UNSET
@@ -72,8 +73,10 @@ from omega_sessiond.pool import Pool
 from omega_sessiond.records import SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
-from omega_sessiond.transfer import Transfer
 from omega_sessiond.versions import Versions
+
+if TYPE_CHECKING:
+    from omega_sessiond.transfer import Transfer
 
 log = logging.getLogger("omega_sessiond.service")
 
@@ -123,7 +126,13 @@ class Service:
         self._places = Places(settings.state_dir)
         self.executions = Executions(settings, journal, self._keeper, self)
         self.states = States(settings, journal, self._keeper, self)
-        self.transfer = Transfer(settings, journal, self._keeper, self)
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """Sessions as files. With hashlib as long to load as the journal, and few daemons are asked for it."""
+        from omega_sessiond.transfer import Transfer
+
+        return Transfer(self._settings, self._journal, self._keeper, self)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
