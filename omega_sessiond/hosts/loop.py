@@ -354,6 +354,7 @@ class Host:
                 self.outbox.reply({"t": "reply", "req": frame.get("req"), "body": plain(body)})
             else:
                 connection.bodies.clear()
+        self.twins.reap()
         if self.outbox.backlog:
             self.helper.bell.ring()
 

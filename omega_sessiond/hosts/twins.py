@@ -54,6 +54,7 @@ class Twins:
         """Whether the child that is being forked is to be a host."""
         self.threads_left = 0
         """How many threads besides this one there are in the moment of the fork, when the host's own have ended."""
+        self._between = 0
         self._host = host
 
     def refusal(self, others: List[str], own_children: Set[int]) -> Frame:
@@ -87,14 +88,20 @@ class Twins:
             return {}
         leash.close()
         listener.close()
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass  # the user's code has children reaped as they end
+        self._between = pid
         try:
             return self._let_go(hand, is_wanted)
         finally:
             hand.close()
+
+    def reap(self) -> None:
+        """Take leave of the child between this process and the copy: to end takes it as long as it took to make."""
+        pid, self._between = self._between, 0
+        if pid:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass  # the user's code has children reaped as they end
 
     def _let_go(self, hand: _socket.socket, is_wanted: Callable[[], bool]) -> Frame:
         """In the parent: whether the copy may go on is known only now that the fork has been made. It ends with its
