@@ -12,7 +12,7 @@ from omega_sessiond.client import session_path
 from omega_sessiond.errors import OmegaError, SessionExists, SessionNotFound
 from omega_sessiond.invocation import Invocation, UsageError, creation_options, suggestion
 from omega_sessiond.screen import Column, Screen, size
-from omega_sessiond.statewords import checkpoint_words
+from omega_sessiond.statewords import checkpoint_words, of_limit
 
 Json = dict[str, Any]
 
@@ -139,9 +139,9 @@ def _details(screen: Screen, row: Json) -> Iterator[tuple[str, str]]:
     yield "executions", str(row["execution_count"])
     yield "running", str(row["running_execution_id"] or "-")
     yield "queued", str(row["queue_length"])
-    yield "memory", f"{size(usage.get('memory_bytes'))} of {size(limits['memory_bytes'])}"
+    yield "memory", of_limit(size(usage.get("memory_bytes")), size(limits["memory_bytes"]))
     yield "peak memory", size(usage.get("memory_peak_bytes"))
-    yield "tasks", f"{usage.get('tasks') or '-'} of {limits['tasks'] or '-'}"
+    yield "tasks", of_limit(str(usage.get("tasks") or "-"), str(limits["tasks"] or "-"))
     yield "cpu time", f"{usage['cpu_s']:.2f}s" if usage.get("cpu_s") is not None else "-"
     yield "cpu weight", str(limits["cpu_weight"] or "-")
     yield "labels", _labels(row)

@@ -99,7 +99,24 @@ def _explain(message: str, kind: type[Any], noun: str) -> BadRequest:
     sentence = _sentence(what)
     if not path:
         return InvalidJson(f"The body: {sentence}")
-    return InvalidField(f"A name in '{_shown(path)}': {sentence}" if is_key else f"{noun} '{_shown(path)}': {sentence}")
+    choices = _choices_at(kind, path) if what.startswith("Invalid enum value") else []
+    return InvalidField(
+        f"A name in '{_shown(path)}': {sentence}" if is_key else f"{noun} '{_shown(path)}': {sentence}",
+        hint=f"One of: {', '.join(choices)}." if choices else None,
+    )
+
+
+def _choices_at(kind: type[Any], path: str) -> list[str]:
+    """The words of which one may stand at `path`."""
+    before, _, name = path.rpartition(".")
+    owner = _struct_at(kind, before)
+    return _words(typing.get_type_hints(owner).get(name)) if owner is not None else []
+
+
+def _words(annotation: object) -> list[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(typing.get_args(annotation))
+    return [word for part in typing.get_args(annotation) for word in _words(part)]
 
 
 def _join(path: str, name: str) -> str:

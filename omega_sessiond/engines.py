@@ -29,6 +29,12 @@ KERNEL_SHARE = 0.8
 KERNEL_HINT = "'omegactl engines' lists the kernels that can be used."
 
 
+NO_KERNELS = (
+    "No kernel is installed here at all. In the Python environment that shall run it: python -m pip install ipykernel "
+    "&& python -m ipykernel install --user. Beside the daemon: ./install.sh --with jupyter."
+)
+
+
 class Resolved(Struct, frozen=True):
     """What a session's hosts need: `python` is the interpreter the user chose, None where the daemon's own runs the
     host; `options` are the engine's, as its class in hosts/ takes them."""
@@ -123,9 +129,8 @@ class Catalogue:
         found = kernelspecs.find(env)
         place = found.get(kernel)
         if place is None:
-            raise EngineUnavailable(
-                f"There is no Jupyter kernel '{kernel}' here", hint=_nearest(name, [JUPYTER + other for other in found])
-            )
+            hint = _nearest(name, [JUPYTER + other for other in found]) if found else NO_KERNELS
+            raise EngineUnavailable(f"There is no Jupyter kernel '{kernel}' here", hint=hint)
         why = _missing_for_kernel(place, env)
         if why is not None:
             raise EngineUnavailable(f"The engine '{name}' is not available: {why}", hint=KERNEL_HINT)

@@ -20,6 +20,7 @@ from omega_sessiond.errors import NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.keyboard import NoLongerAsked
 from omega_sessiond.screen import Screen, size
+from omega_sessiond.statewords import lost_words
 from omega_sessiond.terminal import PlainLines, Sanitizer, sanitize
 
 Json = dict[str, Any]
@@ -292,8 +293,7 @@ def notes(execution: Json) -> Iterator[str]:
     if execution["resumed_from"]:
         yield f"The session was resumed from checkpoint {execution['resumed_from']}."
     if lost:
-        what = "all variables" if lost["variables"] == "all" else "variables: " + ", ".join(lost["variables"])
-        yield f"Lost before this command: {what} ({lost['reason']})."
+        yield f"Lost before this command: {lost_words(lost)}."
     if truncated and truncated.get("pruned_at"):
         yield f"Its output ({size(truncated['dropped_bytes'])}) was removed to keep the history within its limits."
     elif truncated and truncated["dropped_bytes"]:

@@ -55,12 +55,17 @@ def _second(timestamp: int) -> str:
 # ---- the two nouns of the API ----
 
 
+MemoryBytes = Annotated[int, Meta(ge=16 * 1024 * 1024, le=2**62)]
+Tasks = Annotated[int, Meta(ge=8, le=2**31)]
+CpuWeight = Annotated[int, Meta(ge=1, le=10_000)]
+
+
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What a session may use; None is no limit of ours."""
 
-    memory_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024, le=2**62)] | None = None
-    tasks: Annotated[int, Meta(ge=8, le=2**31)] | None = None
-    cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    memory_bytes: MemoryBytes | None = None
+    tasks: Tasks | None = None
+    cpu_weight: CpuWeight | None = None
 
 
 class Usage(Struct, frozen=True):
@@ -252,10 +257,18 @@ class ForkRequest(_Request, frozen=True):
     from_checkpoint: bool = False
 
 
+class PatchLimits(_Request, frozen=True):
+    """Those named here replace the old ones, null lifts one."""
+
+    memory_bytes: MemoryBytes | UnsetType | None = UNSET
+    tasks: Tasks | UnsetType | None = UNSET
+    cpu_weight: CpuWeight | UnsetType | None = UNSET
+
+
 class PatchSession(_Request, frozen=True):
     """Limits named here replace the old ones, null lifts one; labels replace all labels."""
 
-    limits: dict[Literal["memory_bytes", "tasks", "cpu_weight"], int | None] | UnsetType = UNSET
+    limits: PatchLimits | UnsetType = UNSET
     labels: Labels | UnsetType = UNSET
 
 

@@ -161,10 +161,21 @@ def _help(desk: Desk, rest: str) -> None:
         return
     width = max(len(usage(row, mark)) for row in ROWS) + 2
     for row in ROWS:
-        desk.call.screen.line(f"{usage(row, mark):{width}}{row.help}")
-    desk.call.screen.line(f"{'':{width}}")
+        _explain(desk.call.screen, usage(row, mark), row.help, width)
+    desk.call.screen.line("")
     for key, does in KEYS:
-        desk.call.screen.line(f"{key:{width}}{does}")
+        _explain(desk.call.screen, key, does, width)
+
+
+def _explain(screen: Screen, what: str, help: str, width: int) -> None:
+    """A word and what it means, beside each other; on a terminal the meaning keeps to its column."""
+    import textwrap
+
+    columns = max(screen.width - width - 1, 20)
+    first, *more = textwrap.wrap(help, columns, break_on_hyphens=False) if screen.is_terminal else [help]
+    screen.line(f"{what:{width}}{first}")
+    for line in more:
+        screen.line(f"{'':{width}}{line}")
 
 
 def usage(row: Row, mark: str) -> str:

@@ -360,11 +360,10 @@ class Service:
         live = self.find(name)
         limits = live.record.limits
         if request.limits is not UNSET:
-            merged = msgspec.structs.asdict(limits) | request.limits
-            try:
-                limits = msgspec.convert(merged, Limits)
-            except msgspec.ValidationError as error:
-                raise InvalidField(f"Wrong limit: {error}") from None
+            named = {
+                name: limit for name, limit in msgspec.structs.asdict(request.limits).items() if limit is not UNSET
+            }
+            limits = msgspec.structs.replace(limits, **named)
         before = live.record
         fields: dict[str, object] = {"limits": limits} if limits != before.limits else {}
         if request.labels is not UNSET:

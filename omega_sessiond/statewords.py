@@ -27,6 +27,9 @@ MARKS = {
 }
 
 
+UNNAMED = "no variable that is known by name"
+"""What is lost where commands ran after the checkpoint whose text says nothing of what they changed."""
+
 ASIDE = ("snapshot", "copy", "fork")
 """What nothing of this session follows."""
 
@@ -43,6 +46,18 @@ def checkpoint_words(checkpoint: Json | None) -> str:
         what += f" and {len(lacking) - NAMED} more"
     old = "" if checkpoint["is_current"] else ", not what came after it"
     return f"{what}, after execution {checkpoint['execution_id']}, {size(checkpoint['size_bytes'])}{old}"
+
+
+def lost_words(lost: Json) -> str:
+    """What a session no longer has, and why."""
+    names = lost["variables"]
+    what = "all variables" if names == "all" else ", ".join(names) or UNNAMED
+    return f"{what} ({lost['reason']})"
+
+
+def of_limit(used: str, limit: str) -> str:
+    """A figure with its limit, where there is one: 12M, 12M of 4.0G."""
+    return used if limit == "-" else f"{used} of {limit}"
 
 
 def tree(nodes: list[Json]) -> Iterator[tuple[str, Json]]:

@@ -445,6 +445,7 @@ class _Intake:
             fields["lost"] = self._keeper.vault.lacking(checkpoint, "imported")
         elif self._ids:
             fields["lost"] = Lost("all", "imported without its variables")
+        fields["state_reason"] = "imported" if checkpoint or not self._ids else "imported without its variables"
         with self._journal.atomic():
             if checkpoint is not None:
                 self._journal.shelf.add(checkpoint)

@@ -121,6 +121,17 @@ def test_unknown_field_is_named_with_the_nearest(daemon: Daemon, body: object, w
     assert len(error["error"]) < 200
 
 
+def test_limits_and_choices_are_refused_by_name(daemon: Daemon) -> None:
+    """A wrong limit of a PATCH is named as any field is, and where one of some words is due the hint lists them."""
+    assert daemon.post("/api/sessions", {"name": "limited"}).status == 201
+    error = refused(daemon.request("PATCH", "/api/sessions/limited", {"limits": {"tasks": 1}}), 400, "invalid_field")
+    assert error["error"] == "Field 'limits.tasks': expected a whole number >= 8"
+    error = refused(daemon.get("/api/sessions?state=bussy"), 400, "invalid_field")
+    assert (error["hint"][:8], "busy, waiting_input" in error["hint"]) == ("One of: ", True)
+    error = refused(daemon.post(EXECUTE, {"command": "x", "on_disconnect": "die"}), 400, "invalid_field")
+    assert error["hint"] == "One of: detach, interrupt."
+
+
 @pytest.mark.parametrize(
     "segment",
     [

@@ -17,7 +17,15 @@ import test_keeper
 from misbehaving import interpreter
 from omega_sessiond import database, keeper
 from omega_sessiond.errors import JournalError
-from omega_sessiond.messages import CreateSession, EndRequest, ExecuteRequest, InputRequest, Limits, PatchSession
+from omega_sessiond.messages import (
+    CreateSession,
+    EndRequest,
+    ExecuteRequest,
+    InputRequest,
+    Limits,
+    PatchLimits,
+    PatchSession,
+)
 from omega_sessiond.service import Service
 from test_keeper import execute, until
 
@@ -258,7 +266,7 @@ def test_limits_that_change_while_a_scope_is_made(tell: Tell) -> None:
         manager = service._keeper.containment.scopes = Manager()
         creation = asyncio.create_task(service.create(CreateSession(name="work", limits=Limits(tasks=100))))
         await until(lambda: manager.asked == 1)
-        await service.patch("work", PatchSession(limits={"tasks": 50}))
+        await service.patch("work", PatchSession(limits=PatchLimits(tasks=50)))
         manager.may_answer.set()
         assert (await creation).limits.tasks == 50
         assert manager.limits[-1].tasks == 50
@@ -275,7 +283,7 @@ def test_changes_that_cross(tell: Tell) -> None:
         await service.create(CreateSession(name="work", limits=Limits(tasks=100)))
         manager.may_answer.clear()
         asked = manager.asked
-        slow = asyncio.create_task(service.patch("work", PatchSession(limits={"tasks": 50})))
+        slow = asyncio.create_task(service.patch("work", PatchSession(limits=PatchLimits(tasks=50))))
         await until(lambda: manager.asked > asked)
         await service.patch("work", PatchSession(labels={"of": "mine"}))
         manager.may_answer.set()

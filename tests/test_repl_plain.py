@@ -103,6 +103,21 @@ def test_poor_terminal(omegactl: Omegactl, place: Place) -> None:
     assert b"\x1b[?2004" not in person.sent and b"\x1b[6n" not in person.sent
 
 
+def test_help_keeps_to_its_columns(omegactl: Omegactl, place: Place) -> None:
+    """On a narrow terminal a long explanation goes on in its own column, between words."""
+    width = max(len(repl_commands.usage(row, ":")) for row in ROWS) + 2
+    with at_terminal(place, "repl", "work", env={"TERM": "dumb"}, columns=70) as person:
+        person.is_prompted()
+        person.type(":help" + ENTER)
+        person.sees("Ctrl-Z")
+        person.is_prompted(times=2)
+        person.type(END)
+        assert person.leaves() == 0
+    text = re.sub(rf"\n {{{width}}}(?=\S)", " ", person.text)
+    for what, help in [*((repl_commands.usage(row, ":"), row.help) for row in ROWS), *KEYS]:
+        assert f"\n{what:{width}}{help}\n" in text
+
+
 # ---- the table ----
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omega_sessiond.statewords import ASIDE, MARKS, checkpoint_words, node_words, tree
+from omega_sessiond.statewords import ASIDE, MARKS, checkpoint_words, lost_words, node_words, of_limit, tree
 
 
 def node(id: int, parent: int | None, kind: str, title: str = "x") -> dict[str, Any]:
@@ -64,3 +64,11 @@ def test_a_checkpoint_names_what_it_lacks() -> None:
     assert checkpoint_words(found).startswith("but for a, b, c and 2 more, after execution 7, ")
     assert checkpoint_words(found).endswith(", not what came after it")
     assert checkpoint_words(None) == "nothing yet"
+
+
+def test_losses_and_limits_in_words() -> None:
+    """What is lost is named where it has names; a figure has a limit beside it only where there is one."""
+    assert lost_words({"variables": "all", "reason": "killed"}) == "all variables (killed)"
+    assert lost_words({"variables": ["a", "b"], "reason": "killed"}) == "a, b (killed)"
+    assert lost_words({"variables": [], "reason": "killed"}) == "no variable that is known by name (killed)"
+    assert (of_limit("12M", "-"), of_limit("12M", "4.0G")) == ("12M", "12M of 4.0G")

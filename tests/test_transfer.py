@@ -71,6 +71,7 @@ def test_variables_come_along_only_from_who_is_trusted(life: Life, place: Place)
     assert (refused.status, refused.code) == (400, "foreign_state")
     assert life.call("GET", "/api/sessions/copy").status == 404
     assert life.call("POST", "/api/import", {"file": file, "name": "bare", "state": False}).status == 201
+    assert life.session("bare")["state_reason"] == "imported without its variables"
     taken = life.call("POST", "/api/import", {"file": file, "name": "copy", "trust": True})
     assert taken.json["has_state"] is True
     assert life.session("copy")["state"] == "hibernated"

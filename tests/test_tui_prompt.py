@@ -40,6 +40,20 @@ def test_enter_runs_what_is_whole_and_opens_a_line_otherwise(life: Life) -> None
     run(story())
 
 
+def test_footer_shows_the_keys_of_the_box(life: Life) -> None:
+    """While one writes, the last line names the keys that the box has; else those of the list."""
+    life.execute("work", "x = 41")
+
+    async def story() -> None:
+        async with driven() as dashboard:
+            await prompt_of(dashboard)
+            await dashboard.sees("Esc Leave")
+            await dashboard.press("escape")
+            await dashboard.sees("q Quit")
+
+    run(story())
+
+
 def test_control_j_runs_at_once(life: Life) -> None:
     """^J hands over what is written, whole or not."""
     life.execute("work", "x = 41")

@@ -50,7 +50,7 @@ from tui.roles import ASCII, UNICODE, is_poor_terminal
 from tui.screens.console import Console
 from tui.screens.live import LiveScreen
 from tui.screens.main import Main
-from tui.table import SessionTable, shown_age
+from tui.table import SessionTable, ago
 from tui.tape import PICTURE_ROWS, Picture, Tape
 from tui.text import LastFilter, NoNamedColors, cell
 from tui.themes import DARK, LIGHT
@@ -253,7 +253,7 @@ class Dashboard(App[int]):
             text.append_text(cell(standing.hint))
         if standing.kind != "live":
             if self.model.last_data_at is not None and self.model.sessions:
-                text.append(f"{gap}Shown as it was {shown_age(self.clock() - self.model.last_data_at)} ago.", "dim")
+                text.append(f"{gap}Shown as it was {ago(self.clock() - self.model.last_data_at)}.", "dim")
             if standing.retry_at is not None and standing.kind in ("lost", "mismatch", "denied"):
                 text.append(f"{gap}Next try in {max(standing.retry_at - self.clock(), 0):.0f}s.", "dim")
         return text

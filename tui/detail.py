@@ -21,7 +21,7 @@ from omega_sessiond.errors import OmegaError
 from tui.lines import Choices, OneLine
 from tui.model import Session
 from tui.roles import look_of
-from tui.table import shown_age
+from tui.table import ago
 from tui.tape import shown_duration
 from tui.text import cell
 from tui.transcript import Transcript
@@ -165,7 +165,7 @@ class Detail(Vertical):
         else:
             line.append(look.word)
             if session.used_at:
-                line.append(f" · last used {shown_age(self.dashboard.clock() - session.used_at)} ago", "dim")
+                line.append(f" · last used {ago(self.dashboard.clock() - session.used_at)}", "dim")
             if session.state == "hibernated":
                 line.append("  the next command wakes it", "dim")
         if session.queued:

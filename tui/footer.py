@@ -1,5 +1,5 @@
 """The last line: the keys one needs, as many as there is room for. Made from the table of actions; each can be
-clicked."""
+clicked. While one writes, those of the box, which takes all others as text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 
-from tui.actions import ACTIONS, shown_key
+from tui.actions import ACTIONS, BOX_KEYS, shown_key
 from tui.lines import Choices
+from tui.prompt import Answer, Prompt
 
 if TYPE_CHECKING:
     from tui.app import Dashboard
@@ -22,6 +23,9 @@ class Footer(Choices):
 
     def show(self) -> None:
         app = cast("Dashboard", self.app)
+        if isinstance(self.screen.focused, (Answer, Prompt)):
+            self.offer([("", Text(keys, "bold").append(f" {label}", "dim")) for keys, label, _ in BOX_KEYS])
+            return
         is_list = app.screen is app.main
         offered = [action for action in ACTIONS if action.in_footer and (action.scope == "everywhere" or is_list)]
         hints = []
@@ -34,9 +38,13 @@ class Footer(Choices):
             hints.pop(-len(LAST) - 1)
         self.offer(hints)
 
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda screen: self.show())
+
     def on_resize(self) -> None:
         self.show()
 
     def on_choices_chosen(self, event: Choices.Chosen) -> None:
         event.stop()
-        cast("Dashboard", self.app).act(event.key)
+        if event.key:  # those of the box are for the keyboard
+            cast("Dashboard", self.app).act(event.key)

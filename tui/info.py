@@ -11,11 +11,11 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from omega_sessiond.screen import size
-from omega_sessiond.statewords import checkpoint_words
+from omega_sessiond.statewords import checkpoint_words, of_limit
 from tui.model import Session, posix
 from tui.roles import Glyphs, look_of
 from tui.sparkline import sparkline
-from tui.table import shown_age
+from tui.table import ago
 from tui.text import cell
 
 NAMES = 14
@@ -54,8 +54,8 @@ def described(session: Session, now: float, width: int, glyphs: Glyphs) -> Text:
     row("directory", session.cwd or "-")
     row("pid", str(session.pid or "-"))
     row("id", session.id)
-    row("created", f"{shown_age(now - session.created_at)} ago" if session.created_at else "-")
-    row("last used", f"{shown_age(now - session.used_at)} ago" if session.used_at else "-")
+    row("created", ago(now - session.created_at) if session.created_at else "-")
+    row("last used", ago(now - session.used_at) if session.used_at else "-")
     row("executions", str(session.count))
     row("running", str(session.running_id or "-"))
     row("queued", str(session.queued))
@@ -64,14 +64,14 @@ def described(session: Session, now: float, width: int, glyphs: Glyphs) -> Text:
         row(name, value, style)
     text.append("\n")
     usage, limits = session.usage or {}, session.limits
-    memory = f"{size(usage.get('memory_bytes'))} of {size(limits.get('memory_bytes'))}"
+    memory = of_limit(size(usage.get("memory_bytes")), size(limits.get("memory_bytes")))
     row("memory", _with_line(memory, [sample.memory_bytes for sample in session.samples], width, glyphs))
     row("peak", size(usage.get("memory_peak_bytes")))
     cpu = "-" if session.cpu is None else f"{session.cpu * 100:.0f}%"
     row("cpu", _with_line(cpu, [sample.cpu for sample in session.samples], width, glyphs))
     row("cpu time", "-" if usage.get("cpu_s") is None else f"{usage['cpu_s']:.1f}s")
     row("cpu weight", str(limits.get("cpu_weight") or "-"))
-    row("tasks", f"{usage.get('tasks') or '-'} of {limits.get('tasks') or '-'}")
+    row("tasks", of_limit(str(usage.get("tasks") or "-"), str(limits.get("tasks") or "-")))
     row("measured by", {"cgroup": "its cgroup", "proc": "its processes"}.get(usage.get("source", ""), "-"))
     text.append("\n")
     for key, value in sorted(session.labels.items()) or [("-", "")]:
@@ -88,7 +88,7 @@ def _saved(session: Session, now: float) -> Iterator[tuple[str, str, str]]:
     yield "saved", checkpoint_words(checkpoint), ""
     if checkpoint is not None:
         if checkpoint["at"] is not None:
-            yield "saved at", f"{shown_age(now - posix(checkpoint['at']))} ago", ""
+            yield "saved at", ago(now - posix(checkpoint["at"])), ""
         for name, reason in sorted(checkpoint["left_out"].items()):
             yield "left out", f"{name}: {reason}", "yellow"
         for obstacle in checkpoint["obstacles"]:
@@ -97,10 +97,10 @@ def _saved(session: Session, now: float) -> Iterator[tuple[str, str, str]]:
             yield "last attempt", checkpoint["trouble"], "yellow"
     if parent is not None:
         after = "" if parent["execution_id"] is None else f" after execution {parent['execution_id']}"
-        yield "forked from", f"{parent['session']}{after}, {shown_age(now - posix(parent['at']))} ago", ""
+        yield "forked from", f"{parent['session']}{after}, {ago(now - posix(parent['at']))}", ""
     if pruned is not None:
         what = f"{pruned['executions']} executions, {pruned['outputs']} outputs, {size(pruned['bytes'])}"
-        yield "pruned", f"{what}, up to {pruned['up_to_id']}, {shown_age(now - posix(pruned['at']))} ago", ""
+        yield "pruned", f"{what}, up to {pruned['up_to_id']}, {ago(now - posix(pruned['at']))}", ""
 
 
 def _with_line(figure: str, values: list[float | None] | list[int | None], width: int, glyphs: Glyphs) -> Text:

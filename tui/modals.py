@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -85,16 +87,19 @@ class Help(ModalScreen[None]):
 
     def __init__(self, groups: Mapping[str, Sequence[tuple[str, str, str]]]) -> None:
         super().__init__()
-        self._text = Text()
+        parts: list[Text | Table] = []
         for group, rows in groups.items():
-            self._text.append(f"{group}\n", "bold")
+            table = Table.grid(expand=True)  # so that a long help keeps to its column
+            for width in (14, 12, None):
+                table.add_column(width=width, ratio=None if width else 1)
             for keys, label, help in rows:
-                self._text.append(f"  {keys:<12}", "bold").append(f"{label:<12}").append(f"{help}\n", "dim")
-            self._text.append("\n")
+                table.add_row(Text(f"  {keys:<11} ", "bold"), Text(label), Text(help, "dim"))
+            parts += [Text(group, "bold"), table, Text()]
+        self._all = Group(*parts)
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog -help"):
-            yield Static(self._text)
+            yield Static(self._all)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

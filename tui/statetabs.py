@@ -19,7 +19,7 @@ from omega_sessiond.statewords import node_words, tree
 from tui.actions import bindings_of
 from tui.linelist import LineList
 from tui.model import posix
-from tui.table import shown_age
+from tui.table import ago, shown_age
 from tui.text import cell
 
 Json = dict[str, Any]
@@ -173,8 +173,7 @@ class Timeline(Vertical):
 
     def _row(self, row: Branch) -> Text:
         node = row.node
-        when = shown_age(self._clock() - posix(node["at"]))
-        when = when if when == "now" else f"{when} ago"
+        when = ago(self._clock() - posix(node["at"]))
         shown = Text(f" {row.lead}", "dim")
         return Text().append_text(shown).append_text(cell(node_words(node, when), self.STYLES.get(node["kind"], "")))
 

@@ -421,3 +421,8 @@ def shown_age(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
     return f"{int(seconds)}s"
+
+
+def ago(seconds: float) -> str:
+    """The same in a sentence: now, 42s ago."""
+    return "now" if seconds < 1 else f"{shown_age(seconds)} ago"

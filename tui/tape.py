@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from omega_sessiond import filetypes
 from omega_sessiond.screen import size
+from omega_sessiond.statewords import UNNAMED
 from omega_sessiond.terminal import plain, sanitize
 from tui.text import OutputLines
 
@@ -290,7 +291,7 @@ class Tape:
             self._add(Line("rule", f"── resumed from checkpoint {saved} ──", id))
         if lost := told.get("lost"):
             names = lost["variables"]
-            what = "the variables before this are lost" if names == "all" else f"lost: {', '.join(names)}"
+            what = "the variables before this are lost" if names == "all" else f"lost: {', '.join(names) or UNNAMED}"
             self._add(Line("warning", f"── {what}: {lost['reason']} ──", id))
 
     def _add_command(self, number: str, command: str, id: int) -> None:

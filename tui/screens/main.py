@@ -66,7 +66,8 @@ class Main(LiveScreen):
 
     @property
     def target_id(self) -> str | None:
-        return self.table.selected_id
+        # While the program quits, the screen may stand without its table.
+        return next((table.selected_id for table in self.query("#table").results(SessionTable)), None)
 
     def on_mount(self) -> None:
         self.show_title()
