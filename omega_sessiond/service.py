@@ -84,6 +84,10 @@ PREPARE_AFTER_S = 0.002
 """How long after a session was made known the place of the next one is: who asked has his answer by then, or about."""
 
 
+QUESTION_S = 30.0
+"""A question about code that is not answered by then never will be; the first one to a kernel can take seconds."""
+
+
 class Service:
     """All sessions of one state directory."""
 
@@ -474,7 +478,16 @@ class Service:
         fields = msgspec.structs.asdict(request)
         if fields.get("cursor", 0) is None:
             fields["cursor"] = len(request.code)
-        return await live.host.ask(kind, **fields)
+        try:
+            async with asyncio.timeout(QUESTION_S):
+                return await live.host.ask(kind, **fields)
+        except TimeoutError:
+            if live.record.engine == "python" and live.session.is_at_rest and live.host is not None:
+                live.host.interrupt(0)  # a __dir__ or __repr__ of the user's that goes on and on
+            raise HostFailed(
+                f"Session '{name}' has not answered within {QUESTION_S:g} s",
+                hint=f"It may compute for ever what it was asked about. 'omegactl kill {name}' ends a stuck process.",
+            ) from None
 
     # ---- the server itself ----
 

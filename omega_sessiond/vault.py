@@ -34,6 +34,9 @@ second one."""
 COST_FACTOR = 20
 """Saving takes at most this share of the time."""
 
+SAVE_GRACE_S = 20.0
+"""So long after the time that a save may take its process has told of it; one that has not is stopped or stuck."""
+
 LOAD_S = 120.0
 """A process that has not taken up a checkpoint after this is taken for broken."""
 
@@ -178,11 +181,19 @@ class Vault:
         return None
 
     def _begin(self, live: Live, host: Host) -> Saving:
-        live.saving = Saving(os.urandom(6).hex(), asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        live.saving = saving = Saving(os.urandom(6).hex(), loop.create_future())
         live.tried_of = live.taken
         self._waiting.add(live.record.id)
-        host.save(live.saving.id)
-        return live.saving
+        host.save(saving.id)
+        timer = loop.call_later(self._settings.save_budget_s + SAVE_GRACE_S, self._unheard, live, saving.id)
+        saving.done.add_done_callback(lambda _: timer.cancel())
+        return saving
+
+    def _unheard(self, live: Live, id: str) -> None:
+        trouble = "its process does not answer"
+        self._note(live, trouble)
+        self._ended(live, id, trouble)
 
     async def save(self, live: Live) -> None:
         """Save now. Raises SessionBusy, CannotSave with the reason, HostFailed."""

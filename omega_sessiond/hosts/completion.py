@@ -116,7 +116,7 @@ def inspect(code: str, cursor: int, namespace: Dict[str, Any]) -> Frame:
             name = code[found.start() : end]
             value = _resolve(name.split("."), namespace)
             if value is not _MISSING:
-                return {"found": True, "text": border.call_user(_describe, name, value)}
+                return {"found": True, "text": _describe(name, value)}
     return {"found": False, "text": ""}
 
 
@@ -125,22 +125,23 @@ def _describe(name: str, value: Any) -> str:
     lines = []
     if callable(value):
         try:
-            lines.append(name.rpartition(".")[2] + str(inspection.signature(value)))
+            signature = border.call_user(str, border.call_user(inspection.signature, value))
+            lines.append(name.rpartition(".")[2] + signature)
         except (ValueError, TypeError):
             lines.append(name.rpartition(".")[2] + "(…)")
     kind = type(value)
-    lines.append("type: %s" % (kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)))
-    if not isinstance(value, _PLAIN):
-        text = repr(value)
+    lines.append("type: %s" % _full_name(kind))
+    if not border.call_user(isinstance, value, _PLAIN):
+        text = str.__str__(border.call_user(repr, value))
         lines.append("value: %s" % (text if len(text) <= 1000 else text[:1000] + "…"))
-    doc = inspection.getdoc(value)
+    doc = border.call_user(inspection.getdoc, value)
     if doc:
         lines += ["", doc[:MAX_DOC_CHARS]]
     return "\n".join(lines)
 
 
 def _full_name(kind: type) -> str:
-    return "%s.%s" % (kind.__module__, kind.__qualname__)
+    return kind.__qualname__ if kind.__module__ == "builtins" else "%s.%s" % (kind.__module__, kind.__qualname__)
 
 
 # ---- whole commands ----

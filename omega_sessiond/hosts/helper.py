@@ -37,6 +37,10 @@ RETRY_S = 0.002
 ACCEPT_AGAIN_S = 0.5
 """After which a daemon is met for whom there was no descriptor left."""
 
+BEGIN_S, BEGIN_AGAIN_S = 2.0, 20.0
+"""A thread that the system made and that has not begun by then never will: there was no memory for its first step. So
+long after that another one is tried."""
+
 STUMBLE_S = 0.1
 """A pause after a defect, which may be there again at once."""
 
@@ -87,6 +91,7 @@ class Helper:
         self._repeat_at: Optional[float] = None
         self._accept_at: Optional[float] = None
         self._stopping = False
+        self._begin_again_at = 0.0
         self._ident = 0
         self._native_id = 0
         self._done: Any = None
@@ -112,20 +117,28 @@ class Helper:
         """Start the thread, if it does not run; False when there is no room for one (a limit on tasks)."""
         if self._done is not None:
             return True
+        if time.monotonic() < self._begin_again_at:
+            return False
         self._stopping = False
-        done = allocate_lock()
+        done, begun = allocate_lock(), allocate_lock()
         done.acquire()
+        begun.acquire()
+        self._done = done
         # A thread inherits the mask: no signal ever finds the helper unprepared.
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
         users_stack_size = stack_size(0)
         try:
-            self._ident = start_new_thread(self._run, (done,))
-            self._done = done
-        except RuntimeError:
+            self._ident = start_new_thread(self._run, (done, begun))
+        except (RuntimeError, MemoryError):
+            self._done, self._ident = None, 0
             return False
         finally:
             stack_size(users_stack_size)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        if not begun.acquire(timeout=BEGIN_S):
+            self._done, self._ident = None, 0
+            self._begin_again_at = time.monotonic() + BEGIN_AGAIN_S
+            return False
         return True
 
     def stop(self) -> None:
@@ -151,17 +164,24 @@ class Helper:
         """Whether the calling thread is the helper: a finalizer of the user's struck in it."""
         return get_ident() == self._ident
 
-    def _run(self, done: Any) -> None:
+    def _run(self, done: Any, begun: Any) -> None:
+        if self._done is not done:
+            return  # it was given up
         self._native_id = get_native_id()
-        while not self._stopping:
-            try:
-                self._turn()
-            except Exception as error:  # the outermost edge of this thread: a deaf host is the worst host
-                self._host.report("the helper thread stumbled: %r" % error)
-                self._dismiss_all()
-                time.sleep(STUMBLE_S)
-        self._ident = 0
-        done.release()
+        begun.release()
+        try:
+            while not self._stopping:
+                try:
+                    self._turn()
+                except Exception as error:  # the outermost edge of this thread: a deaf host is the worst host
+                    self._host.report("the helper thread stumbled: %r" % error)
+                    self._dismiss_all()
+                    time.sleep(STUMBLE_S)
+        finally:  # memory may be short for that, too
+            self._ident = 0
+            if not self._stopping:
+                self._done = None
+            done.release()
 
     @property
     def ident(self) -> int:

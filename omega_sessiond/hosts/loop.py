@@ -251,7 +251,10 @@ class Host:
             return connection
         if self._engine.watched is not self._watched:
             self._watch()
-        timeout = None if self._fork_lock.locked() or self.helper.start() else HELPER_RETRY_MS
+        timeout = None
+        if not self._fork_lock.locked() and not self.helper.start():
+            self.saves.settle()  # nobody else would hear the child out
+            timeout = HELPER_RETRY_MS
         ready = self._poll.poll(timeout)
         for descriptor, event in ready:
             if event & select.POLLNVAL:

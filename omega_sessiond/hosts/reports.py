@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import traceback
 from types import TracebackType
-from typing import List, Optional, Set
+from typing import Iterator, List, Optional, Set
 
 from omega_sessiond.hosts import border
 from omega_sessiond.hosts.engine import ERROR_BYTES, ErrorReport
 
 SOURCE_PREFIX = "<omega-"
 """How the file names of commands begin: `<omega-ID>`, ID the execution's."""
+
+MAX_PLACES = 100
+"""How many frames are told of an exception that has no report."""
 
 HEADING = "Traceback (most recent call last):\n"
 
@@ -73,10 +76,10 @@ def describe(error: BaseException) -> ErrorReport:
             message = str.__str__(border.call_user(str, error))
         except Exception:
             pass  # traceback has its own words for that
-        report = "".join(str.__str__(line) for line in border.call_user(_format, error))
-    except BaseException as failure:  # __str__, a metaclass: all of it may be the user's code
+        report = "".join(str.__str__(line) for line in _format(error))
+    except BaseException as failure:  # __str__, a metaclass, a loader of source: all of it may be the user's code
         reason = type.__getattribute__(type(failure), "__name__")
-        frames = "".join(traceback.format_tb(error.__traceback__))
+        frames = "".join(_places(error.__traceback__))
         report = "%s%s: <no text: %s>\n" % (frames and HEADING + frames, name, reason)
     return ErrorReport(name, message, report)
 
@@ -86,8 +89,20 @@ def _format(error: BaseException) -> List[str]:
     for name in ("ast", "unicodedata"):  # what traceback would look for in the session's directory first
         border.import_late(name)
     if isinstance(error, SyntaxError) and error.__traceback__ is None:
-        return traceback.format_exception_only(kind, error)
-    return traceback.format_exception(kind, error, error.__traceback__)
+        lines: List[str] = border.call_user(traceback.format_exception_only, kind, error)
+    else:
+        lines = border.call_user(traceback.format_exception, kind, error, error.__traceback__)
+    return lines
+
+
+def _places(tb: Optional[TracebackType]) -> Iterator[str]:
+    """Where an exception came through, without the source: to read that may be what failed, or never ends."""
+    for _ in range(MAX_PLACES):
+        if tb is None:
+            return
+        code = tb.tb_frame.f_code
+        yield '  File "%s", line %s, in %s\n' % (code.co_filename, tb.tb_lineno, code.co_name)
+        tb = tb.tb_next
 
 
 def bounded(report: ErrorReport) -> ErrorReport:
