@@ -280,6 +280,27 @@ def test_command_runs_while_a_save_is_written(hosts: Hosts) -> None:
     assert successor.run("x, slow").value == "(1, 0)"
 
 
+def test_code_that_waits_for_any_child_does_not_hurt_a_save(hosts: Hosts) -> None:
+    """os.wait() of a command may meet the child that writes: the save is none the worse, and then there is none."""
+    host = hosts()
+    gate = host.directory / "gate"
+    os.mkfifo(gate)
+    host.run(f"class Slow:\n    def __reduce__(self): open({str(gate)!r}).read(); return int, ()\nslow = Slow()")
+    lend(host)
+    host.daemon.send("save", id="one")
+    wait = "import os\nprint('waiting', flush=True)\ntry:\n    while True: os.wait()\nexcept ChildProcessError: pass"
+    id = host.start(wait)
+    host.daemon.wait_for_output("waiting")
+    gate.write_text("")
+    assert host.daemon.result(id).status == "ok"
+    heard = [frame for frame in host.daemon.frames if frame["t"] == "saved"]
+    saved = heard[0] if heard else host.daemon.wait_for("saved", id="one")
+    assert saved["reason"] is None
+    successor = hosts()
+    move(host, successor, saved)
+    assert successor.run("slow").value == "0"
+
+
 def test_save_that_hangs_is_ended(hosts: Hosts) -> None:
     """A save has its time: then its process is killed, nothing is left of it, and the reason is told."""
     host = hosts()
