@@ -79,6 +79,18 @@ class Usage(Struct, frozen=True):
     cpu_s: float | None = None
 
 
+class Totals(Struct, frozen=True):
+    """What all sessions with a process use together, `sessions` of them, sampled when somebody asks: of the slice that
+    their scopes stand in, or of their processes (shared memory counts in each). None where this machine cannot tell."""
+
+    source: Literal["cgroup", "proc"]
+    sampled_at: str
+    sessions: int
+    memory_bytes: int | None = None
+    tasks: int | None = None
+    cpu_s: float | None = None
+
+
 class Pruned(Struct, frozen=True):
     """What has gone of a session's history to keep it within its limits: executions, and outputs of others, none newer
     than `up_to_id`; when last."""

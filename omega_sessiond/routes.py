@@ -121,6 +121,10 @@ def server(service: Service, call: Call) -> Any:
     return service.server()
 
 
+async def totals(service: Service, call: Call) -> Any:
+    return await service.totals()
+
+
 async def metrics(service: Service, call: Call) -> Any:
     text, content_type = await service.metrics()
     return Reply(200, text, content_type)
@@ -394,6 +398,7 @@ _EXECUTIONS = _SESSION + "/executions"
 ROUTES = (
     Route("GET", "/api/health", health),
     Route("GET", "/api/server", server),
+    Route("GET", "/api/usage", totals),
     Route("GET", "/api/engines", engines, query=EnginesQuery),
     Route("GET", "/api/sessions", sessions, query=SessionsQuery),
     Route("POST", "/api/sessions", create, body=CreateSession),

@@ -62,6 +62,7 @@ from omega_sessiond.messages import (
     SessionCreated,
     SessionDeleted,
     Stopped,
+    Totals,
     Usage,
     iso,
     now,
@@ -497,6 +498,12 @@ class Service:
 
     def health(self) -> Health:
         return Health("ok") if self._keeper.trouble is None else Health("degraded", self._keeper.trouble)
+
+    async def totals(self) -> Totals:
+        """What all sessions use together now."""
+        hosts = [live.host for live in self._keeper.by_name.values() if live.host is not None]
+        are_scoped = all(host.scope for host in hosts)
+        return await asyncio.to_thread(usage.total, [host.pid for host in hosts], are_scoped=are_scoped)
 
     def server(self) -> Server:
         lives = self._keeper.by_name.values()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection
 from functools import cache
 
-from omega_sessiond.messages import Usage, now
+from omega_sessiond.messages import Totals, Usage, now
 
 SCOPE_PREFIX = "omega-session-"
 """Scopes of sessions start with it (host.unit_name). A cgroup of another name is shared with others: its figures say
@@ -44,9 +44,34 @@ def sample_many(pids: Collection[int]) -> dict[int, Usage]:
     return found
 
 
+def total(pids: Collection[int], *, are_scoped: bool) -> Totals:
+    """What all these hosts' sessions use. `are_scoped`: each has a scope of its own, so that the slice around them says
+    it in a few reads, however many there are."""
+    found = Usage("proc", now())
+    if are_scoped and pids:
+        cgroups = _cgroups(next(iter(pids))).items()
+        found = _of({controller: path.rpartition("/")[0] for controller, path in cgroups if _is_scope(path)})
+    if pids and None in (found.memory_bytes, found.tasks, found.cpu_s):
+        memory, tasks, ticks = map(sum, zip(*_sums(pids).values(), strict=True))
+        is_unknown = found.memory_bytes is found.tasks is found.cpu_s is None
+        found = Usage(
+            "proc" if is_unknown else found.source,
+            found.sampled_at,
+            memory if found.memory_bytes is None else found.memory_bytes,
+            None,
+            tasks if found.tasks is None else found.tasks,
+            ticks / os.sysconf("SC_CLK_TCK") if found.cpu_s is None else found.cpu_s,
+        )
+    return Totals(found.source, found.sampled_at, len(pids), found.memory_bytes, found.tasks, found.cpu_s)
+
+
 def _from_cgroup(pid: int) -> Usage:
     """What the session's own cgroup says; None where it says nothing."""
-    own = {controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)}
+    return _of({controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)})
+
+
+def _of(own: dict[str, str]) -> Usage:
+    """What cgroups say, which are given by controller."""
     v2, memory, tasks = (_directory(name, own) for name in ("", "memory", "pids"))
     cpu = _directory("cpuacct", own)
     memory_bytes = _number(v2, "memory.current")
@@ -163,7 +188,16 @@ def _field(directory: str | None, name: str, key: str) -> int | None:
 
 def _from_proc(hosts: Collection[int]) -> dict[int, Usage]:
     """The sums over the processes of each host's own process session, which it began (setsid)."""
-    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    ticks = os.sysconf("SC_CLK_TCK")
+    return {
+        host: Usage("proc", now(), memory, _peak(host), tasks, cpu / ticks) if tasks else Usage("proc", now())
+        for host, (memory, tasks, cpu) in _sums(hosts).items()
+    }
+
+
+def _sums(hosts: Collection[int]) -> dict[int, list[int]]:
+    """Resident bytes, tasks and clock ticks by host, in one walk of /proc."""
+    page = os.sysconf("SC_PAGE_SIZE")
     sums = {host: [0, 0, 0] for host in hosts}
     try:
         pids = [name for name in os.listdir("/proc") if name.isdigit()]
@@ -181,10 +215,7 @@ def _from_proc(hosts: Collection[int]) -> dict[int, Usage]:
         found[0] += int(fields[21]) * page
         found[1] += int(fields[17])
         found[2] += sum(map(int, fields[11:15]))  # its own time and that of children it waited for
-    return {
-        host: Usage("proc", now(), memory, _peak(host), tasks, cpu / ticks) if tasks else Usage("proc", now())
-        for host, (memory, tasks, cpu) in sums.items()
-    }
+    return sums
 
 
 def _peak(pid: int) -> int | None:

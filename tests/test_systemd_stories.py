@@ -330,6 +330,11 @@ def test_usage_is_that_of_the_scope(limiting: Realm) -> None:
     assert usage["source"] == "cgroup"
     assert usage["memory_bytes"] > 50_000_000
     assert usage["tasks"] >= 3
+    limiting.run("other", "x = 1")
+    together = limiting.get("/api/usage")
+    assert (together["source"], together["sessions"]) == ("cgroup", 2)
+    assert together["memory_bytes"] > usage["memory_bytes"] - 10_000_000
+    assert together["tasks"] > usage["tasks"]
 
 
 def test_child_out_of_memory_leaves_the_session(limiting: Realm) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from isolation import Place
-from omega_sessiond.usage import cgroup_of, oom_kills, sample
+from omega_sessiond.usage import cgroup_of, oom_kills, sample, total
 
 _HOST = """
 import subprocess, sys
@@ -59,3 +59,26 @@ def test_cgroup_of_this_process_is_known() -> None:
     """The path of a process in the v2 hierarchy begins at the root, where there is such a hierarchy."""
     path = cgroup_of(os.getpid())
     assert path is None or path.startswith("/")
+
+
+def test_total_is_the_sum_over_the_processes_where_there_are_no_scopes(place: Place) -> None:
+    """Two hosts are counted together, their children included, and none is no failure."""
+    command = [sys.executable, "-c", _HOST]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(command, env=place.env, stdin=pipe, stdout=pipe, start_new_session=True) as one,
+        subprocess.Popen(command, env=place.env, stdin=pipe, stdout=pipe, start_new_session=True) as other,
+    ):
+        for host in (one, other):
+            assert host.stdout is not None
+            assert host.stdout.readline() == b"ready\n"
+        together = total([one.pid, other.pid], are_scoped=False)
+        apart = [sample(one.pid), sample(other.pid)]
+        one.communicate(b"\n")
+        other.communicate(b"\n")
+    assert (together.source, together.sessions, together.tasks) == ("proc", 2, 4)
+    assert together.memory_bytes == sum(usage.memory_bytes or 0 for usage in apart)
+    assert together.cpu_s is not None
+    assert together.cpu_s > 0
+    nothing = total([], are_scoped=True)
+    assert (nothing.sessions, nothing.memory_bytes, nothing.cpu_s) == (0, None, None)

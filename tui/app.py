@@ -24,7 +24,7 @@ from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
 
 from omega_sessiond.client import Client, session_path
-from omega_sessiond.errors import InternalError, OmegaError
+from omega_sessiond.errors import InternalError, OmegaError, RouteNotFound
 from omega_sessiond.target import Target
 from omega_sessiond.terminal import one_line
 from tui import deeds, past, pictures, scopelog
@@ -269,9 +269,11 @@ class Dashboard(App[int]):
         if isinstance(self.screen, LiveScreen) and self.screen.target_id is not None:
             ids.add(self.screen.target_id)
         seen = [session for id in ids if (session := self.model.sessions.get(id)) is not None]
-        if seen:
+        if any(session.pid is not None for session in self.model.sessions.values()):
             self._is_sampling = True
             self.run_worker(self._sample_these(seen), exit_on_error=False)
+        else:
+            self.model.totals.clear()
 
     async def _sample_these(self, seen: Sequence[Session]) -> None:
         versions = {session.id: session.version for session in seen}
@@ -282,16 +284,23 @@ class Dashboard(App[int]):
             if session.last_command is None and (session.count or session.running_id)
         ]
 
-        def read(client: Client) -> tuple[list[Json], dict[str, str]]:
-            views = client.get("/api/sessions", names=names, usage="true")
-            return views, {id: past.last_command(client, name) for id, name in unknown}
+        def read(client: Client) -> tuple[Json | None, list[Json], dict[str, str]]:
+            views = client.get("/api/sessions", names=names, usage="true") if names else []
+            commands = {id: past.last_command(client, name) for id, name in unknown}
+            try:
+                totals = client.get("/api/usage")
+            except RouteNotFound:
+                totals = None  # a daemon that was started before there was such a thing
+            return totals, views, commands
 
         try:
-            views, commands = await self.errands.run(read)
+            totals, views, commands = await self.errands.run(read)
         except OmegaError:
             return  # the feed says how it stands
         finally:
             self._is_sampling = False
+        if totals is not None:
+            self.model.totals.take(totals)
         for view in views:
             if view["id"] in versions:
                 self.model.refine(view, versions[view["id"]])

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 
+from omega_sessiond.screen import size
 from tui.lines import OneLine
 from tui.model import posix
 from tui.roles import look_of
+from tui.sparkline import sparkline
 from tui.table import shown_age
 from tui.text import cell
 
@@ -27,18 +29,43 @@ WORDS = {
 }
 
 
+CPU_COLUMNS = 8
+"""Of the small columns beside the figure: a quarter of a minute."""
+
+
+NARROW = 80
+"""Columns below which the program says neither its name nor its version."""
+
+
 class Headline(OneLine):
     """`show` again whenever something may have changed."""
 
     def show(self) -> None:
         app = cast("Dashboard", self.app)
-        glyphs, counts = app.glyphs, app.model.counts()
-        line = Text(" ")
-        line.append("Omega" if glyphs.is_ascii else "Ω", "bold")
-        if self.size.width >= 80:
-            line.append(" omega-sessiond", "bold")
+        is_live = app.standing.kind == "live"
+        sign = Text(" ").append("Omega" if app.glyphs.is_ascii else "Ω", "bold")
+        standing = self._standing(app)
+        more = Text("   paused", "bold reverse") if app.is_paused else Text()
+        room = self.size.width - 1 - sign.cell_len - standing.cell_len - more.cell_len
+        # What there is room for, the more telling first.
+        name, identity = Text(" omega-sessiond", "bold"), self._identity(app)
+        if is_live and not app.is_paused:
+            wide, narrow = self._totals(app, CPU_COLUMNS), self._totals(app, 0)
+            more = wide if wide.cell_len + name.cell_len <= room else narrow if narrow.cell_len <= room else Text()
+            room -= more.cell_len
+        if self.size.width < NARROW or name.cell_len > room:
+            name = Text()
+        room -= name.cell_len
+        if not is_live or app.is_paused or self.size.width < NARROW or identity.cell_len > room:
+            identity = Text()
+        self.set(
+            Text().append_text(sign).append_text(name).append_text(standing).append_text(more).append_text(identity)
+        )
+
+    def _standing(self, app: Dashboard) -> Text:
+        """How it stands with the daemon, and how many sessions there are."""
+        line, glyphs, counts = Text("  "), app.glyphs, app.model.counts()
         role, glyph, ascii_glyph, word = WORDS[app.standing.kind]
-        line.append("  ")
         line.append(f"{ascii_glyph if glyphs.is_ascii else glyph} {word}", app.role_style(role))
         if app.standing.kind == "live" and app.server is not None:
             line.append(f" {shown_age(app.clock() - posix(app.server['started_at']))}", "dim")
@@ -48,11 +75,28 @@ class Headline(OneLine):
                 look = look_of(state)
                 glyph = look.ascii_glyph if glyphs.is_ascii else look.glyph
                 line.append(f"  {glyph} {number} {word}", app.role_style(look.role))
-        if app.is_paused:
-            line.append("   paused", "bold reverse")
-        elif app.standing.kind == "live" and self.size.width >= 80 and app.server is not None:
-            line.append("   ").append_text(cell(f"{app.server['version']}, pid {app.server['pid']}", "dim"))
-        self.set(line)
+        return line
+
+    def _totals(self, app: Dashboard, columns: int) -> Text:
+        """What all sessions use together: of one core, as the table has it, and of memory."""
+        samples, text = app.model.totals.samples, Text()
+        if not samples:
+            return text
+        newest = samples[-1]
+        if newest.cpu is not None:
+            text.append("   cpu ", "dim").append(f"{newest.cpu * 100:.0f}%")
+            if columns:
+                cpus = [sample.cpu for sample in samples][-columns:]
+                top = max(1.0, *(cpu or 0.0 for cpu in cpus))  # less than a core is not drawn as if it were all
+                text.append(" ").append_text(sparkline(cpus, columns, top=top, is_ascii=app.glyphs.is_ascii))
+        if newest.memory_bytes is not None:
+            text.append("   mem ", "dim").append(size(newest.memory_bytes))
+        return text
+
+    def _identity(self, app: Dashboard) -> Text:
+        if app.server is None:
+            return Text()
+        return Text("   ").append_text(cell(f"{app.server['version']}, pid {app.server['pid']}", "dim"))
 
     def on_resize(self) -> None:
         self.show()

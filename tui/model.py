@@ -88,6 +88,31 @@ class Session:
         return self.samples[-1].cpu if self.samples else None
 
 
+class Totals:
+    """What all sessions use together, sample by sample."""
+
+    def __init__(self) -> None:
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._cpu_s: float | None = None
+
+    def take(self, found: Json) -> None:
+        """A sample as GET /api/usage has it."""
+        at, cpu_s = posix(found["sampled_at"]), found["cpu_s"]
+        self.samples.append(Sample(at, found["memory_bytes"], self._rate(at, cpu_s), found["tasks"]))
+        self._cpu_s = cpu_s
+
+    def _rate(self, at: float, cpu_s: float | None) -> float | None:
+        """Cores since the sample before; None where time seems to run backwards, as when a session has gone."""
+        before = self.samples[-1] if self.samples else None
+        if before is None or cpu_s is None or self._cpu_s is None or cpu_s < self._cpu_s or at <= before.at:
+            return None
+        return (cpu_s - self._cpu_s) / (at - before.at)
+
+    def clear(self) -> None:
+        self.samples.clear()
+        self._cpu_s = None
+
+
 class Counts(NamedTuple):
     """How many sessions there are in all, busy (or waiting for an answer) and dead."""
 
@@ -103,6 +128,7 @@ class Model:
         self.sessions: dict[str, Session] = {}
         self.tapes: dict[str, Tape] = {}
         self.events: deque[Json] = deque(maxlen=EVENTS)
+        self.totals = Totals()
         self.last_event_id: int | None = None
         self.last_data_at: float | None = None
         self.gaps = 0
