@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from omega_sessiond.client import Client, Json, session_path, with_query
 from omega_sessiond.errors import ProtocolError
-from omega_sessiond.invocation import Invocation, UsageError, creation_options
+from omega_sessiond.invocation import Invocation, UsageError, creation_options, is_text
 
 LANGUAGES = {"bash": "bash", "node": "javascript", "sqlite3": "sql", "guile": "scheme", "omega": "scheme"}
 """What the cells of an engine are written in, where it is not Python."""
@@ -217,8 +217,11 @@ def import_(call: Invocation) -> int:
 
 def import_body(file: str, name: str | None, *, trust: bool, with_state: bool, warn: Callable[[str], None]) -> Json:
     """What POST /api/import is asked from here: the daemon reads the file."""
+    path = os.path.abspath(file)
+    if not is_text(path):
+        raise UsageError(f"The file's name is not UTF-8: {path!r}", hint="Rename it.")
     made = creation_options(warn)
-    body: Json = {"file": os.path.abspath(file), "env": made["env"], "trust": trust, "state": with_state}
+    body: Json = {"file": path, "env": made["env"], "trust": trust, "state": with_state}
     if "cwd" in made:
         body["cwd"] = made["cwd"]
     if name:

@@ -253,6 +253,13 @@ def load(environ: Mapping[str, str] | None = None, file: str | None = None) -> S
     if settings.session_dir:
         absolute = os.path.abspath(os.path.expanduser(settings.session_dir))
         settings = msgspec.structs.replace(settings, session_dir=absolute)
+    try:
+        settings.state_dir.encode()
+    except UnicodeEncodeError:  # no reply could name it
+        raise ConfigError(
+            f"The state directory's name is not UTF-8: {settings.state_dir!r}",
+            hint="Set SESSION_DIR to a directory whose name is.",
+        ) from None
     return settings
 
 

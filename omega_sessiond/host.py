@@ -384,7 +384,7 @@ class Host:
         self.process.signal_group(signal.SIGINT)
         if await climb("SIGINT", INTERRUPT_SHARE):
             return steps
-        os.kill(self.pid, signal.SIGTERM) if self.process.exit is None else None
+        self.process.signal(signal.SIGTERM)
         if await climb("SIGTERM", 1.0):
             return steps
         if scopes is not None and self.scope:

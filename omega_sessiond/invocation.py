@@ -86,12 +86,12 @@ def creation_options(warn: Callable[[str], None]) -> Json:
     except FileNotFoundError:
         where = os.path.expanduser("~")
         warn(f"the working directory no longer exists: the session starts in {where}")
-    if _is_text(where):
+    if is_text(where):
         options["cwd"] = where
     else:
         warn("the working directory's name is not UTF-8: the session starts elsewhere")
     environment = dict(os.environ)
-    foreign = [name for name, value in environment.items() if not _is_text(name + value)]
+    foreign = [name for name, value in environment.items() if not is_text(name + value)]
     for name in foreign:
         del environment[name]
         warn(f"left out of the session's environment, not UTF-8: {name}")
@@ -107,7 +107,7 @@ def creation_options(warn: Callable[[str], None]) -> Json:
     return options
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -160,7 +160,7 @@ class _Server:
             raise
         except TimeoutError:
             log.warning("fork server %d does not answer: killed", self.process.pid)
-            self.process.kill()
+            self.process.signal(signal.SIGKILL)
             return None
         finally:
             if waiting in self._waiting:
@@ -192,7 +192,7 @@ class _Server:
                 return
         except OSError:
             pass  # it is dead, and we are about to hear of it; or it hangs
-        self.process.kill()
+        self.process.signal(signal.SIGKILL)
 
     # ---- what it says ----
 
@@ -476,7 +476,7 @@ class Nursery:
         self._timers.clear()
         for server in [*self._servers.values(), *self._retired]:
             server.close()
-            server.process.kill()
+            server.process.signal(signal.SIGKILL)
             server.process.forget()
         self._servers.clear()
         self._retired.clear()

@@ -166,13 +166,16 @@ class Process:
         unit = 1 if os.uname().sysname == "Darwin" else 1024
         return exit_of(status, usage.ru_maxrss * unit)
 
-    def kill(self) -> None:
-        """SIGKILL to the process alone."""
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process alone, if it is still there: another may have reaped it before we noticed."""
         if self.exit is None:
             try:
-                os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # reaped by another
+                if self._pidfd >= 0:
+                    signal.pidfd_send_signal(self._pidfd, signum)
+                else:
+                    os.kill(self.pid, signum)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def signal_group(self, signum: int) -> bool:
         """Send a signal to the process group that this process leads; False when it is gone."""

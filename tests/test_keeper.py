@@ -107,6 +107,24 @@ def test_unrecorded_host_is_dismissed(tell: Callable[..., None]) -> None:
     tell(first, second)
 
 
+def test_process_that_has_just_gone_can_be_signalled(tell: Callable[..., None]) -> None:
+    """A rung of the ladder that comes to a process which its parent has reaped already is no failure."""
+
+    async def story(service: Service) -> None:
+        child = await asyncio.create_subprocess_exec("sleep", "600")
+        process = Process(child.pid, start_time(child.pid), is_child=False)
+        process.watch(lambda exit: None)
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)  # noqa: ASYNC222 - the loop must not hear of it yet
+        assert process.exit is None
+        process.signal(signal.SIGTERM)
+        assert process.signal_group(signal.SIGTERM) is False
+        assert await process.ended(10.0)
+        await child.wait()
+
+    tell(story)
+
+
 def test_death_is_told_with_its_cause(tell: Callable[..., None]) -> None:
     """The running command dies with the reason, the next one says what is lost, and the one after is whole again."""
 

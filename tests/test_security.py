@@ -115,6 +115,30 @@ def test_options_that_no_process_can_have(life: Life, options: dict[str, object]
     assert life.get("/api/sessions") == []
 
 
+def test_environment_that_is_no_text(place: Place) -> None:
+    """A variable of the daemon's own that is not UTF-8 keeps nobody from making a session; it is left out of it."""
+    with Daemon(place, env={"LATIN": "\udce9t\udce9", "PLAIN": "yes"}) as daemon:
+        result = daemon.execute("work", "import os; os.environ.get('LATIN'), os.environ.get('PLAIN')")["result"]
+        assert result == "(None, 'yes')"
+        daemon.request("DELETE", "/api/sessions/work")
+
+
+def test_state_directory_that_is_no_text(place: Place) -> None:
+    """A daemon that could name its state directory in no reply does not begin to serve from it."""
+    env = {**place.env, "SESSION_DIR": f"{place.base}/\udcff"}
+    refused = subprocess.run(
+        [sys.executable, "-m", "omega_sessiond"],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode != 0
+    assert "not UTF-8" in refused.stderr
+
+
 def test_keys_and_labels_cannot_add_headers(life: Life) -> None:
     """Line ends in what a client names come back in no header."""
     key = "a\r\nX-Injected: 1\r\n\r\n"
