@@ -6,6 +6,7 @@ from typing import Any
 
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.screen import Column, Screen, size
+from omega_sessiond.statewords import snapshots_words
 
 Json = dict[str, Any]
 
@@ -45,6 +46,16 @@ def _show(call: Invocation, report: Json, *, with_rows: bool = True) -> None:
         screen.rows(report["sessions"], _columns(screen), call.form)
     verb = "would go" if report["dry_run"] else "removed"
     screen.say(f"{counted(report)} {verb}; the history took {size(report['journal_bytes'])}.")
+    if stay := staying(report):
+        screen.say(stay)
+
+
+def staying(report: Json) -> str:
+    """What no pruning removes, if there is any: a daemon of an earlier version does not say."""
+    kept = report.get("snapshots")
+    if kept is None or not kept["named"]:
+        return ""
+    return f"Snapshots stay: {snapshots_words(kept)}. 'omegactl snapshot NAME SNAPSHOT --delete' removes one."
 
 
 def counted(report: Json) -> str:

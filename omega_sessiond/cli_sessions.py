@@ -12,7 +12,7 @@ from omega_sessiond.client import session_path
 from omega_sessiond.errors import OmegaError, SessionExists, SessionNotFound
 from omega_sessiond.invocation import Invocation, UsageError, creation_options, suggestion
 from omega_sessiond.screen import Column, Screen, size
-from omega_sessiond.statewords import checkpoint_words, of_limit
+from omega_sessiond.statewords import checkpoint_words, of_limit, snapshots_kept, snapshots_words
 
 Json = dict[str, Any]
 
@@ -120,12 +120,13 @@ def show(call: Invocation) -> int:
     if call.form in ("jsonl", "name"):
         call.screen.rows([row], [], call.form)
         return 0
+    snapshots = call.client.get(session_path(call.args.name) + "/snapshots")
     with call.screen.paged():
-        call.screen.details(_details(call.screen, row))
+        call.screen.details(_details(call.screen, row, snapshots))
     return 0
 
 
-def _details(screen: Screen, row: Json) -> Iterator[tuple[str, str]]:
+def _details(screen: Screen, row: Json, snapshots: list[Json]) -> Iterator[tuple[str, str]]:
     limits, usage = row["limits"], row["usage"] or {}
     yield "name", row["name"]
     yield "id", row["id"]
@@ -150,6 +151,7 @@ def _details(screen: Screen, row: Json) -> Iterator[tuple[str, str]]:
         yield "  left out", f"{name}: {reason}"
     for obstacle in (row["checkpoint"] or {}).get("obstacles", []):
         yield "  in no checkpoint", obstacle
+    yield "snapshots", snapshots_words(snapshots_kept(snapshots))
     if pruned := row["pruned"]:
         gone = f"{pruned['executions']} executions, outputs of {pruned['outputs']} more, up to {pruned['up_to_id']}"
         yield "removed", f"{gone} ({size(pruned['bytes'])}), {screen.when(pruned['at'])}"

@@ -494,8 +494,18 @@ class PrunedSession(Struct, frozen=True):
     reasons: list[PruneReason]
 
 
+class SnapshotsKept(Struct, frozen=True):
+    """Snapshots and the checkpoints that they hold, each counted once: those that people named, which people alone
+    remove, and the automatic ones, of which each session has the newest five."""
+
+    named: int
+    named_bytes: int
+    automatic: int
+    automatic_bytes: int
+
+
 class PruneReport(Struct, frozen=True):
-    """What went, or in a `dry_run` would. `journal_bytes`: what all history took before."""
+    """What went, or in a `dry_run` would. `journal_bytes`: what all history took before. `snapshots` stay."""
 
     dry_run: bool
     executions: int
@@ -503,6 +513,7 @@ class PruneReport(Struct, frozen=True):
     bytes: int
     journal_bytes: int
     sessions: list[PrunedSession]
+    snapshots: SnapshotsKept
 
 
 class Health(Struct, frozen=True):

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from omega_sessiond import usage
-from omega_sessiond.messages import ExecutionStatus, Server, Session, SessionState, timestamp
+from omega_sessiond.messages import ExecutionStatus, Server, Session, SessionState, SnapshotsKept, timestamp
 from omega_sessiond.tally import Commands, Tally
 
 __all__ = ["CONTENT_TYPE", "text", "written"]
@@ -40,9 +40,10 @@ class Scrape(Struct, frozen=True):
     sessions: Sequence[Session]
     commands: dict[str, Commands]
     peaks: dict[str, int]
+    snapshots: SnapshotsKept
 
 
-async def text(server: Server, sessions: Sequence[Session], tally: Tally) -> bytes:
+async def text(server: Server, sessions: Sequence[Session], tally: Tally, snapshots: SnapshotsKept) -> bytes:
     """Read the journal session by session, with turns for others in between; the rest in another thread. Raises
     JournalError."""
     commands = {}
@@ -53,10 +54,12 @@ async def text(server: Server, sessions: Sequence[Session], tally: Tally) -> byt
         if number % SESSIONS_IN_A_TURN == 0:
             await asyncio.sleep(0)
     tally.forget_all_but(commands.keys())
-    return await asyncio.to_thread(written, server, sessions, commands)
+    return await asyncio.to_thread(written, server, sessions, commands, snapshots)
 
 
-def written(server: Server, sessions: Sequence[Session], commands: dict[str, Commands]) -> bytes:
+def written(
+    server: Server, sessions: Sequence[Session], commands: dict[str, Commands], snapshots: SnapshotsKept
+) -> bytes:
     """The text, with what the system tells of the sessions' processes."""
     shown = sorted(sessions, key=lambda session: session.last_used_at, reverse=True)[:SESSIONS_SHOWN]
     peaks = {
@@ -65,7 +68,7 @@ def written(server: Server, sessions: Sequence[Session], commands: dict[str, Com
         if session.pid is not None and (peak := usage.peak(session.pid)) is not None
     }
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(Scrape(server, sessions, commands, peaks), shown))
+    registry.register(_Figures(Scrape(server, sessions, commands, peaks, snapshots), shown))
     return generate_latest(registry)
 
 
@@ -107,6 +110,16 @@ class _Figures(Collector):
             if count:
                 mean.add_metric([status], took / count)
         yield from (kept, seconds, mean)
+        found = self._scrape.snapshots
+        number = GaugeMetricFamily("omega_snapshots", "Snapshots, named by people or automatic.", labels=["kind"])
+        size = GaugeMetricFamily("omega_snapshots_bytes", "What they hold on the disk.", labels=["kind"])
+        for kind, there_are, they_hold in (
+            ("named", found.named, found.named_bytes),
+            ("automatic", found.automatic, found.automatic_bytes),
+        ):
+            number.add_metric([kind], there_are)
+            size.add_metric([kind], they_hold)
+        yield from (number, size)
 
     def _of_each_session(self) -> Iterator[Metric]:
         label = ["session"]

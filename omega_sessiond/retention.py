@@ -176,6 +176,7 @@ class Retention:
             bytes=sum(one.bytes for one in sessions),
             journal_bytes=used_bytes,
             sessions=sessions,
+            snapshots=self._journal.shelf.kept(policy.session_id),
         )
         if sessions and not dry_run:
             log.info(

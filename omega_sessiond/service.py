@@ -530,7 +530,9 @@ class Service:
     async def metrics(self) -> tuple[bytes, str]:
         """The figures of the daemon and its sessions for Prometheus, and their type."""
         metrics = await asyncio.to_thread(_metrics)
-        return await metrics.text(self.server(), self.sessions(), self._journal.tally), metrics.CONTENT_TYPE
+        return await metrics.text(
+            self.server(), self.sessions(), self._journal.tally, self._journal.shelf.kept()
+        ), metrics.CONTENT_TYPE
 
     async def engines(self, with_versions: bool) -> list[Engine]:
         """The engines of this machine, and why others cannot be used."""

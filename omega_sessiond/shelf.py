@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from omega_sessiond.database import Database
+from omega_sessiond.messages import SnapshotsKept
 
 
 class CheckpointRecord(Struct, frozen=True):
@@ -65,6 +66,11 @@ _json = msgspec.json.Encoder().encode
 _names = msgspec.json.Decoder(dict[str, str]).decode
 _list = msgspec.json.Decoder(list[str]).decode
 _source = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+_HAS_NAME = "EXISTS (SELECT 1 FROM snapshots WHERE checkpoint_id = c.id AND automatic IS {}NULL)"
+_NAMED = f"coalesce(c.session_id = ?1, TRUE) AND {_HAS_NAME.format('')}"
+_AUTOMATIC = f"coalesce(c.session_id = ?1, TRUE) AND {_HAS_NAME.format('NOT ')} AND NOT {_HAS_NAME.format('')}"
 
 
 class Shelf:
@@ -133,6 +139,20 @@ class Shelf:
             f"SELECT {_SNAPSHOT} FROM snapshots WHERE session_id = ? AND name = ?", (session_id, name)
         )
         return None if row is None else _snapshot(row)
+
+    def kept(self, session_id: str | None = None) -> SnapshotsKept:
+        """How many snapshots there are, of one session or of all, and how large. A checkpoint that has names of both
+        kinds counts as named."""
+        (named, named_bytes), (automatic, automatic_bytes) = (
+            self._database.row(
+                f"SELECT count(*), coalesce((SELECT sum(size_bytes) FROM checkpoints c WHERE {chosen}), 0)"
+                f" FROM snapshots WHERE automatic IS {'' if is_named else 'NOT '}NULL"
+                " AND coalesce(session_id = ?1, TRUE)",
+                (session_id,),
+            )
+            for is_named, chosen in ((True, _NAMED), (False, _AUTOMATIC))
+        )
+        return SnapshotsKept(named, named_bytes, automatic, automatic_bytes)
 
     def forget_automatic(self, session_id: str, kept: int) -> list[str]:
         """Delete all but the newest automatic snapshots of a session; the names of those that are gone."""

@@ -60,6 +60,25 @@ def of_limit(used: str, limit: str) -> str:
     return used if limit == "-" else f"{used} of {limit}"
 
 
+def snapshots_words(kept: Json) -> str:
+    """How many snapshots there are and what they take."""
+    found = [f"{kept[kind]} {kind} ({size(kept[kind + '_bytes'])})" for kind in ("named", "automatic") if kept[kind]]
+    return ", ".join(found) or "none"
+
+
+def snapshots_kept(rows: list[Json]) -> Json:
+    """The same of a list of snapshots, as POST /api/prune counts them: a checkpoint with several names once."""
+    named = {row["checkpoint_id"]: row["size_bytes"] for row in rows if row["automatic"] is None}
+    automatic = {row["checkpoint_id"]: row["size_bytes"] for row in rows if row["checkpoint_id"] not in named}
+    by_hand = sum(row["automatic"] is None for row in rows)
+    return {
+        "named": by_hand,
+        "named_bytes": sum(named.values()),
+        "automatic": len(rows) - by_hand,
+        "automatic_bytes": sum(automatic.values()),
+    }
+
+
 def tree(nodes: list[Json]) -> Iterator[tuple[str, Json]]:
     """The nodes of a timeline in the order of its lines, each with what leads its line: what went on stands below, what
     branched off stands to the right."""

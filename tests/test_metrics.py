@@ -16,7 +16,7 @@ from daemon import Daemon, wait_until
 from isolation import Place
 from life import FOREVER, Life
 from omega_sessiond import metrics
-from omega_sessiond.messages import Server, Session
+from omega_sessiond.messages import Server, Session, SnapshotsKept
 
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -85,7 +85,7 @@ def test_sessions_with_series_are_bounded(life: Life, monkeypatch: Any) -> None:
     monkeypatch.setattr(metrics, "SESSIONS_SHOWN", 2)
     server = msgspec.convert(life.get("/api/server"), Server)
     sessions = msgspec.convert(life.get("/api/sessions"), list[Session])
-    figures = parsed(metrics.written(server, sessions, {}).decode())
+    figures = parsed(metrics.written(server, sessions, {}, SnapshotsKept(0, 0, 0, 0)).decode())
     assert {dict(labels).get("session") for _, labels in figures} - {None} == {"newer", "newest"}
     assert figures["omega_sessions_without_series", ()] == 1
 

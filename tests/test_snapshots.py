@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -224,3 +225,32 @@ def test_fork_from_a_checkpoint(life: Life) -> None:
     assert life.value("work", "len(x)") == 1
     assert life.omegactl("fork", "work", "other", "--from-checkpoint").returncode == 0
     life.run("work", "stop.set()")
+
+
+def test_what_snapshots_take_is_told(life: Life) -> None:
+    """prune, show and /metrics say how many snapshots there are and how large; what has two names counts once."""
+    life.run("work", "x = b'x' * 100_000")
+    for name in ("first", "again"):
+        life.post("/api/sessions/work/snapshots", {"name": name})
+    life.run("other", "y = b'y' * 50_000")
+    life.post("/api/sessions/other/snapshots", {"name": "third"})
+    life.run("other", "y = 1")
+    kept = life.post("/api/sessions/other/restore", {"snapshot": "third"})["kept_as"]
+    sizes = {
+        row["name"]: row["size_bytes"]
+        for name in ("work", "other")
+        for row in life.get(f"/api/sessions/{name}/snapshots")
+    }
+    report = life.post("/api/prune", {"dry_run": True})["snapshots"]
+    assert (report["named"], report["automatic"]) == (3, 1)
+    assert report["named_bytes"] == sizes["first"] + sizes["third"]
+    assert report["automatic_bytes"] == sizes[kept]
+    alone = life.post("/api/prune", {"dry_run": True, "session": "work"})["snapshots"]
+    assert alone == {"named": 2, "named_bytes": sizes["first"], "automatic": 0, "automatic_bytes": 0}
+    said = life.omegactl("prune", "--dry-run").stderr
+    assert "Snapshots stay: 3 named (" in said
+    assert "1 automatic (" in said
+    assert re.search(r"snapshots: +2 named \(.*K\)\n", life.omegactl("show", "work").stdout)
+    metrics = life.call("GET", "/metrics").body.decode()
+    assert 'omega_snapshots{kind="named"} 3.0' in metrics
+    assert f'omega_snapshots_bytes{{kind="named"}} {float(report["named_bytes"])}' in metrics

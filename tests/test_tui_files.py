@@ -140,7 +140,9 @@ def test_prune_shows_what_would_go_before_it_goes(life: Life) -> None:
             await logs(dashboard, "omegactl prune work --keep 1 -y")
             assert len(life.history("work")) == 1
             await dashboard.press("P")
+            life.post("/api/sessions/work/snapshots", {"name": "first"})
             await fill(dashboard, keep="1")
             await dashboard.sees("Nothing would go")
+            await dashboard.sees("1 named")
 
     run(story())

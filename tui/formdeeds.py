@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from omega_sessiond.cli_history import counted
+from omega_sessiond.cli_history import counted, staying
 from omega_sessiond.cli_history import question as question_of
 from omega_sessiond.cli_transfer import export_to, import_body, imported_words
 from omega_sessiond.client import session_path
@@ -287,12 +287,15 @@ def prune(app: Dashboard) -> None:
         planned = await app.ask(lambda client: client.post("/api/prune", {**body, "dry_run": True}))
         if not planned["sessions"]:
             app.log_command((*words, "--dry-run"), "nothing would go")
-            app.tell(f"Nothing would go; the history takes {size(planned['journal_bytes'])}.")
+            app.tell(
+                f"Nothing would go; the history takes {size(planned['journal_bytes'])}. {staying(planned)}".strip()
+            )
             return
         rows = sorted(planned["sessions"], key=lambda row: row["bytes"], reverse=True)
         lines = [f"{row['session']}: {counted(row)}, up to {row['up_to_id']}" for row in rows[:PLANNED]]
         if len(rows) > PLANNED:
             lines.append(f"and of {len(rows) - PLANNED} more sessions")
+        lines += ["", staying(planned)] if staying(planned) else []
         words = (*words, "-y")
         question = cell(question_of(planned), "bold")
         if not await app.confirm(question, one_by_one(lines), "Remove", app.line(words)):
