@@ -54,6 +54,8 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     """What makes it show the values of all {names}: the proof that a save comes back."""
     unknown: str
     """Finds in that, as its first group, a name that has no value."""
+    defines: str = ""
+    """Finds in a command, as first groups, names that it may define and `names` does not tell."""
 
 
 class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +106,13 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     check_incomplete: str = ""
     """A regular expression that finds in what `check` prints that the code goes on."""
     balance: Annotated[str, Meta(max_length=2)] = ""
-    """A pair that the program counts wherever it stands, strings and comments too."""
+    """A pair that the program counts wherever it stands, strings and comments too, and runs a command by that."""
+    skips_lines: bool = False
+    """Such a program passes over lines that are blank or begin with a comment, within strings too."""
+    commands: str = ""
+    """What the program's own commands begin with, which it obeys wherever such a line stands."""
+    newline: str = ""
+    """How a newline in a string is written: of lines of a string such a program would leave some out, or stop there."""
     incomplete_status: str = ""
     """The {status} that means: the code is not whole."""
     errors: list[str] = []
@@ -184,7 +192,7 @@ def _check_patterns(name: str, preset: LinePreset) -> None:
 
     wrong: tuple[str, str] | None = None
     state = preset.state
-    of_state = [] if state is None else [state.saved, state.loaded, state.name, state.unknown]
+    of_state = [] if state is None else [state.saved, state.loaded, state.name, state.unknown, state.defines]
     for field, patterns in (
         ("errors", preset.errors),
         ("quit", preset.quit),

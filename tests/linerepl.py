@@ -4,8 +4,9 @@
 
 It prints no prompt, runs a form as soon as its lines hold as many `)` as `(` (in strings and comments too), skips
 lines that begin with `;`, takes lines that begin with `:` for commands, dies of SIGINT, and saves what was evaluated
-into $OMEGA_SESSION_DIR. HABIT makes it forget `(volatile NAME VALUE)` when it loads ("forgets"), repeat each line
-("echoes"), die when it is to save ("dies of saving"), or be no REPL: "silent", "exits", "password", "screen".
+into $OMEGA_SESSION_DIR. `:defs` names what forms of their own have defined since it was started, not what was loaded.
+HABIT makes it forget `(volatile NAME VALUE)` when it loads, and save nothing of what comes after ("forgets"), repeat
+each line ("echoes"), die when it is to save ("dies of saving"), or be no REPL: "silent", "exits", "password", "screen".
 """
 
 from __future__ import annotations
@@ -102,9 +103,10 @@ class Repl:
             value: Any = None
             while tokens:
                 value = self.evaluate(self.parse(tokens), {})
-            if source.startswith("(define"):
+            if source.startswith("(define") and not quiet:
                 self.defined.append(source)
-            self.log.append(source)
+            if quiet or not (self.loaded and self.forgets):
+                self.log.append(source)
             text = f"=> {show(value)}"
         except LispError as error:
             text = f"error: {error}"

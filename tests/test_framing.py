@@ -3,6 +3,9 @@ is whole."""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,23 +120,86 @@ def test_whole_code_is_told_from_half(code: str, status: str) -> None:
     assert Syntax(SCHEME).judge(code).status == status
 
 
-@given(st.lists(st.sampled_from(["(", ")", '"', "\n", " ", "a", ";", "\\"]), max_size=30).map("".join))
-def test_counting_program_gets_what_it_can_count(code: str) -> None:
-    """What is sent to a program that counts brackets line by line is above zero on every line but those that end a
-    form, and differs from the code by comments alone."""
-    syntax = Syntax(LISP | {"brackets": ["()"], "blocks": []})
+OMEGA: dict[str, Any] = {
+    "syntax": LISP | {"brackets": ["()"], "blocks": []},
+    "balance": "()",
+    "skips_lines": True,
+    "commands": ":",
+    "newline": "\\n",
+}
+
+
+def _read(sent: str) -> list[str]:
+    """What a program that counts line by line takes for forms and commands."""
+    found, buffer, depth = [], "", 0
+    for line in sent.split("\n"):
+        word = line.strip()
+        if not word or word.startswith(";"):
+            continue
+        if word.startswith(":"):
+            found.append(word)
+            continue
+        buffer += ("\n" if buffer else "") + line
+        depth += line.count("(") - line.count(")")
+        if depth <= 0:
+            found.append(buffer)
+            buffer, depth = "", 0
+    return [*found, f"unfinished: {buffer}"] if buffer else found
+
+
+def _meant(code: str) -> str:
+    """Code without comments and blanks, a newline in a string by its escape."""
+    parts, place = [], 0
+    for start, end in Syntax(OMEGA["syntax"]).spans(code):
+        parts.append(re.sub(r"\s", "", code[place:start]))
+        span = code[start:end]
+        parts.append("" if span.startswith(";") else span.replace("\n", "\\n"))
+        place = end
+    return "".join(parts) + re.sub(r"\s", "", code[place:])
+
+
+@given(st.lists(st.sampled_from(["(", ")", '"', "\n", " ", "a", ";", "\\", ":"]), max_size=30).map("".join))
+def test_counting_program_reads_what_is_meant(code: str) -> None:
+    """What is sent to a program that counts brackets line by line, leaves lines out and obeys others is read as whole
+    forms, in which nothing but comments and blanks is missing."""
+    syntax = Syntax(OMEGA["syntax"])
     if syntax.judge(code).status != "complete":
         return
-    sent, refusal = Counter(syntax, "()", [";"]).prepare(code)
+    sent, refusal = Counter(syntax, OMEGA).prepare(code)
     if refusal:
-        assert '"' in code
+        assert ":" in code
         return
-    lines, given_lines = sent.split("\n"), code.split("\n")
-    assert len(lines) == len(given_lines)
-    depth = 0
-    for number, (line, given_line) in enumerate(zip(lines, given_lines, strict=True), 1):
-        assert line.startswith(given_line)
-        depth += line.count("(") - line.count(")")
-        is_open = syntax.judge("\n".join(given_lines[:number])).status == "incomplete"
-        assert (depth > 0) == is_open
-        depth = max(depth, 0) if is_open else 0
+    read = _read(sent)
+    assert all(syntax.judge(form).status == "complete" for form in read), read
+    assert "".join(_meant(form) for form in read) == _meant(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "sent"),
+    [
+        ('(f "a(")', '(f "a(") ; )'),
+        ("(f\n; )))\n1\n)", "(f\n; )))\n1\n)"),
+        ("(f) ; see (\n1", "(f) \n1"),
+        ('"a\n\n; b\n:c"', '"a\\n\\n; b\\n:c"'),
+        ('"a\nb"', '"a\\nb"'),
+        ('(f "\n)")', '(f "\\n)")'),
+        (":help\n(f\n1)", ":help\n(f\n1)"),
+    ],
+)
+def test_code_is_changed_where_it_would_be_misread(code: str, sent: str) -> None:
+    """Comments go that would be counted, and strings are on one line."""
+    assert Counter(Syntax(OMEGA["syntax"]), OMEGA).prepare(code) == (sent, "")
+
+
+def test_command_within_a_form_is_refused() -> None:
+    """A line that the program would obey in the middle of a form is named."""
+    refusal = Counter(Syntax(OMEGA["syntax"]), OMEGA).prepare("(f\n:help)")[1]
+    assert refusal == "line 2 is within a form, and the program would take it for a command"
+
+
+def test_string_that_cannot_be_sent_is_refused() -> None:
+    """Without a way to write a newline, a string that the program would cut or leave a line out of is named."""
+    counter = Counter(Syntax(OMEGA["syntax"]), {**OMEGA, "newline": ""})
+    assert "the program would end the command there" in counter.prepare('(f ")))\n")')[1]
+    assert counter.prepare('(f "(\n\n")')[1] == "line 2 is within a string, and the program would leave it out"
+    assert counter.prepare('(f "a\nb")') == ('(f "a\nb")', "")

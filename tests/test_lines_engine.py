@@ -113,10 +113,10 @@ def test_omega_error_is_an_error(start: Start) -> None:
 
 
 def test_omega_refuses_what_is_not_whole(start: Start) -> None:
-    """An open form is refused before it is sent, and one that its count of brackets would cut, with the reason."""
+    """An open form is refused before it is sent; a string with brackets and newlines arrives as it is."""
     host = start("omega")
     assert "'(' is open" in _error(host.run("(define y"))
-    assert "within a string" in _error(host.run('(display ")))\n")'))
+    assert host.run('(display ")))\n")').output == ")))\n=> null\n"
     assert host.run("1").output == "=> 1\n"
 
 
@@ -161,6 +161,29 @@ def test_no_fresh_program_where_the_state_would_not_come_back(start: Start) -> N
     assert kept.stdout == "=> 10\n"
     assert "goes on: a fresh one would lack something" in kept.stderr
     assert "unbound var x" in kept.stderr
+
+
+def test_nothing_is_lost_that_the_program_does_not_name(start: Start) -> None:
+    """What was loaded, and what is defined within another form, must come back too, though `:defs` names neither."""
+    host = start("omega", {"renew_after": 2}, omega=f"{REPL} forgets")
+    host.run("(begin (define inner 7) 1)")
+    host.run("(define x 10)")
+    assert "a fresh one with its state goes on" in host.run("(+ x inner)").stderr
+    host.run("(begin (define later 5) 1)")
+    kept = host.run(":defs")
+    assert kept.stdout == "\n"
+    assert "unbound var later" in kept.stderr
+    assert host.run("(list x inner later)").stdout == "=> (10 7 5)\n"
+
+
+def test_omega_leaves_lines_out_and_obeys_others(start: Start) -> None:
+    """Lines that OmegaLLM's piped REPL passes over or obeys in the middle of a form arrive as they are meant."""
+    host = start("omega")
+    assert host.run("(define (f n)\n  ; see )))\n  (begin\n   (+ n 1))\n )").output == "=> f\n"
+    assert host.run("(f 1)").output == "=> 2\n"
+    assert host.run('(display "a\n\n; b (\n:help\n")').output == "a\n\n; b (\n:help\n=> null\n"
+    assert "take it for a command" in _error(host.run("(list 1\n:help\n2)"))
+    assert host.run("; a ( comment\n(+ 1 2) ; behind (\n\n:env f2").output == "=> 3\n(binding 'f2' not found)\n"
 
 
 def test_program_that_dies_of_saving_is_told(start: Start) -> None:

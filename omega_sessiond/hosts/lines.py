@@ -39,7 +39,7 @@ class LinesEngine:
         self.name: str = options["name"]
         self.watched: Sequence[int] = ()
         self._syntax = Syntax(options["syntax"])
-        self._counter = Counter(self._syntax, options["balance"], options["syntax"]["comments"])
+        self._counter = Counter(self._syntax, options)
         self._quit = [re.compile(pattern) for pattern in options["quit"]]
         self._errors = [re.compile(pattern, re.MULTILINE) for pattern in options["errors"]]
         self._code_file = -1
@@ -245,6 +245,12 @@ class SavingEngine(LinesEngine):
         self._commands = 0
         self._due: int = options["renew_after"]
         super().__init__(desk, options)
+
+    def execute(self, execution_id: int, code: str) -> Outcome:
+        outcome = super().execute(execution_id, code)
+        if self._dialogue is not None:
+            self._memory.note(self._dialogue, code)
+        return outcome
 
     def _begin_in(self, place: str) -> Dialogue:
         return Dialogue(self._desk, self._options, place)

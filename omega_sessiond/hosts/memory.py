@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from typing import Any, Callable, Dict, List, Sequence, Tuple
+from weakref import WeakKeyDictionary
 
 from omega_sessiond.hosts.dialogue import Dialogue, Gone, Unstarted
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave
@@ -38,6 +39,10 @@ class Memory:
         self._files = [name.replace("{name}", NAME) for name in rules["files"]]
         self._base = directory
         self._begin = begin
+        self._known: WeakKeyDictionary[Dialogue, List[str]] = WeakKeyDictionary()
+        """Names that a program has and may not tell: what it has taken up from a save, and what commands define."""
+        self._doubtful: WeakKeyDictionary[Dialogue, List[str]] = WeakKeyDictionary()
+        """What commands may define."""
         shutil.rmtree(directory, ignore_errors=True)
 
     def place(self) -> str:
@@ -47,6 +52,14 @@ class Memory:
 
     def clear(self) -> None:
         shutil.rmtree(self._base, ignore_errors=True)
+
+    def note(self, dialogue: Dialogue, code: str) -> None:
+        """The program has run a command, which may have defined something."""
+        pattern = self._rules.get("defines")
+        found = re.findall(pattern, code) if pattern else []
+        if found:
+            doubtful = self._doubtful.setdefault(dialogue, [])
+            doubtful += [name for name in found if name not in doubtful]
 
     # ---- saving ----
 
@@ -121,11 +134,18 @@ class Memory:
                 "a fresh %s does not show what was saved: %s instead of %s"
                 % (name, found.strip()[-200:], values.strip()[-200:])
             )
+        self._known[dialogue] = names.split()
 
     def _show(self, dialogue: Dialogue, deadline: float) -> str:
         """A line of names, and what the program shows of them."""
         said = self._order(dialogue, self._rules["names"], deadline)
-        names = list(dict.fromkeys(re.findall(self._rules["name"], said, re.MULTILINE)))
+        named = re.findall(self._rules["name"], said, re.MULTILINE)
+        known = self._known.setdefault(dialogue, [])
+        for name in self._doubtful.pop(dialogue, ()):
+            is_new = name not in named and name not in known
+            if is_new and not re.search(self._rules["unknown"], self._values(dialogue, [name], deadline)):
+                known.append(name)
+        names = list(dict.fromkeys([*known, *named]))
         for _ in range(MAX_FAILED_NAMES):
             values = self._values(dialogue, names, deadline)
             failed = re.search(self._rules["unknown"], values)

@@ -5,7 +5,7 @@ The rules are data. Knows characters; nothing of any language beyond its rules.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 
 class Verdict(NamedTuple):
@@ -55,6 +55,18 @@ class Syntax:
             return Verdict("incomplete", "'%s' is open" % open_brackets[-1])
         return Verdict("complete")
 
+    def spans(self, code: str) -> Iterator[Tuple[int, int]]:
+        """Where comments, strings and single characters begin and end, as far as they do."""
+        place = 0
+        while place < len(code):
+            skipped = self._skip(code, place)
+            if skipped is None:
+                place += 1
+                continue
+            end = len(code) if skipped[0] < 0 else skipped[0]
+            yield place, end
+            place = end
+
     def _skip(self, code: str, place: int) -> Optional[Tuple[int, str]]:
         """Behind the comment, string or character that begins here, -1 when it does not end; None: there is none."""
         for opener, closer in self._blocks:
@@ -98,38 +110,76 @@ class Syntax:
 
 
 class Counter:
-    """For a program that counts a pair of brackets line by line, those in strings and comments too, and runs what it
-    has as soon as none is open by that count. `prepare` adds comments that make the count come out right."""
+    """For a program that reads line by line: it counts a pair of brackets, those in strings and comments too, and runs
+    what it has as soon as none is open by that count. It passes over lines that are blank or begin with a comment, and
+    obeys at once those that begin with what its own commands begin with, wherever they stand. `prepare` makes of code
+    what such a program reads as it is meant."""
 
-    def __init__(self, syntax: Syntax, pair: str, comments: List[str]) -> None:
+    def __init__(self, syntax: Syntax, options: Dict[str, Any]) -> None:
         self._syntax = syntax
-        self._pair = pair
-        self._comments = comments
+        self._pair: str = options["balance"]
+        self._comment: str = options["syntax"]["comments"][0] if self._pair else ""
+        self._skips: bool = options.get("skips_lines", False)
+        self._commands: str = options.get("commands", "")
+        self._newline: str = options.get("newline", "")
 
     def prepare(self, code: str) -> Tuple[str, str]:
         """The code as it can be sent, and why it cannot."""
         if not self._pair:
             return code, ""
-        opener, closer, comment = self._pair[0], self._pair[1], self._comments[0]
-        lines = code.split("\n")
+        opener, closer = self._pair[0], self._pair[1]
         sent: List[str] = []
+        form: List[str] = []  # the lines so far of what is open
+        in_string = False
         depth = 0
-        for number, line in enumerate(lines, 1):
-            verdict = self._syntax.judge("\n".join(lines[:number]))
+        for number, line in enumerate(self._clear(code).split("\n"), 1):
+            is_skipped, is_command = self._is_skipped(line), self._is_command(line)
+            if in_string and (is_skipped or is_command):
+                return "", "line %d is within a string, and the program would leave it out" % number
+            if is_command and form:
+                return "", "line %d is within a form, and the program would take it for a command" % number
+            if is_skipped or is_command:
+                sent.append(line)
+                continue
+            form.append(line)
+            verdict = self._syntax.judge("\n".join(form))
+            in_string = verdict.what.startswith("the string")
             depth += line.count(opener) - line.count(closer)
-            if verdict.status == "incomplete":
-                if depth <= 0:
-                    if verdict.what.startswith("the string"):
-                        return (
-                            "",
-                            "line %d ends within a string that closes more than it opens: the program would "
-                            "end the command there" % number,
-                        )
-                    line += " %s %s" % (comment, opener * (1 - depth))
-                    depth = 1
+            if verdict.status != "incomplete":
+                sent.append("%s %s %s" % (line, self._comment, closer * depth) if depth > 0 else line)
+                form, depth = [], 0
+            elif depth > 0:
+                sent.append(line)
+            elif in_string:
+                return "", (
+                    "line %d ends within a string that closes more than it opens: the program would end the command "
+                    "there" % number
+                )
             else:
-                if depth > 0:
-                    line += " %s %s" % (comment, closer * depth)
-                depth = 0
-            sent.append(line)
+                sent.append("%s %s %s" % (line, self._comment, opener * (1 - depth)))
+                depth = 1
         return "\n".join(sent), ""
+
+    def _is_skipped(self, line: str) -> bool:
+        return self._skips and (not line.strip() or line.lstrip().startswith(self._comment))
+
+    def _is_command(self, line: str) -> bool:
+        return bool(self._commands) and line.lstrip().startswith(self._commands)
+
+    def _clear(self, code: str) -> str:
+        """Without comments that would be counted, and with each string on one line."""
+        parts: List[str] = []
+        place = 0
+        for start, end in self._syntax.spans(code):
+            span = code[start:end]
+            if span.startswith(self._comment):
+                begins_line = not code[code.rfind("\n", 0, start) + 1 : start].strip()
+                is_counted = any(letter in span for letter in self._pair) and not (self._skips and begins_line)
+                replaced = "" if is_counted else span
+            elif self._newline:
+                replaced = span.replace("\n", self._newline)
+            else:
+                continue
+            parts += code[place:start], replaced
+            place = end
+        return "".join(parts) + code[place:]
