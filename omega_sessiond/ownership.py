@@ -21,6 +21,9 @@ from omega_sessiond.process import start_time
 BACKLOG = 4096
 """Connections the kernel holds while we start or are busy; systemd's own figure."""
 
+LISTENS = b"00010000"
+"""The flags of a listening socket in /proc/net/unix (__SO_ACCEPTCON, include/linux/net.h)."""
+
 LOOK_AGAIN_S = 0.02
 """Between attempts at a held lock. A blocking flock could not watch who holds it."""
 
@@ -168,6 +171,20 @@ def _signal(holder: tuple[int, int], number: signal.Signals) -> None:
         pass  # gone by itself
 
 
+def _is_listened_on(path: str) -> bool:
+    """Whether a listener has this name. Looked up where the system tells: a connection would start systemd's daemon."""
+    try:
+        with open("/proc/net/unix", "rb") as table:
+            rows = [line.split(maxsplit=7) for line in table]
+    except OSError:
+        return False
+    name = os.fsencode(path)
+    # Flags with ACCEPTCON are those of listeners.
+    return os.path.lexists(path) and any(
+        len(row) == 8 and row[7].rstrip() == name and row[3] == LISTENS for row in rows
+    )
+
+
 class ApiSocket:
     """The socket file of a daemon that systemd does not serve. The lock is held whenever it is touched."""
 
@@ -178,7 +195,13 @@ class ApiSocket:
 
     @classmethod
     def bind(cls, path: str) -> tuple[socket.socket, ApiSocket]:
-        """Listen on `path`; what an earlier daemon left there is removed. Raises RuntimeDirError."""
+        """Listen on `path`; what an earlier daemon left there is removed. Raises RuntimeDirError, and AlreadyRunning
+        where somebody listens there: systemd, for no daemon does who holds the lock not."""
+        if _is_listened_on(path):
+            raise AlreadyRunning(
+                f"systemd listens on {path} and starts the daemon at the first request",
+                hint="To run it by hand, stop that first: 'omegactl service stop'; 'omegactl service start' undoes it.",
+            )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:

@@ -195,6 +195,21 @@ def _refused_start(place: Place, status: int, *words: str, **options: Any) -> No
     assert "Traceback" not in daemon.log
 
 
+def test_daemon_by_hand_leaves_systemds_socket_alone(place: Place) -> None:
+    """Where systemd listens for a daemon that does not run, one started by hand does not take the socket's place."""
+    path = place.runtime_dir / "omega-sessiond" / "api.sock"
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        before = path.stat().st_ino
+        _refused_start(place, 5, "systemd listens on", "'omegactl service stop'")
+        assert path.stat().st_ino == before
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()  # and it was not called either
+
+
 def _open_to_others(directory: Path) -> None:
     directory.mkdir(mode=0o755)
 
