@@ -115,7 +115,7 @@ class Keeper:
     def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
         for record in self._journal.sessions():
-            if record.keep.is_arriving:  # half of an import; its commands are somebody else's, and none of ours to run
+            if record.keep.is_arriving:  # half of an import or a copy: no command of it is ours to run
                 self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
                 continue
             live = Live(record, decide.Session())
@@ -380,6 +380,13 @@ class Keeper:
                 raise live.refusal
         return steps
 
+    async def _replace(self, live: Live) -> None:
+        """End a process whose state was replaced by a daemon that did not live to end it."""
+        try:
+            await self.end(live, "restored", self._settings.stop_budget_s, successor=True)
+        except JournalError as error:
+            log.error("session %s: %s", live.record.name, error.message)
+
     async def _put_to_sleep(self, live: Live) -> None:
         host = live.host
         assert host is not None
@@ -532,13 +539,12 @@ class Keeper:
                 live.host = host
                 process = host.process
                 kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
-                keep = replace(record.keep, waking_from=self.vault.waking(live))
+                keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
                 lost = record.lost if live.origin is None else None
                 live.origin = None
                 self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0
                 live.note = live.end_reason = None
-                live.is_replaced = False
                 self._listen(live, host)
                 host.on_death = lambda exit: self.vault.unreachable(live)
                 await self.containment.enter(live, host)
@@ -666,6 +672,8 @@ class Keeper:
             self.vault.started(live)
             live.settled.set()
             self.announce(live)
+            if live.record.keep.is_replaced and not live.session.ending:
+                self._spawn(self._replace(live))
             return
 
     def _compare(self, live: Live, hello: HostHello) -> bool:
@@ -747,7 +755,7 @@ class Keeper:
         if is_saved:
             reason = live.sleep_reason or reason
         lost = self.vault.loss(live, reason) if was_used and not is_saved else live.record.lost
-        keep = replace(live.record.keep, is_asleep=is_saved, waking_from=None)
+        keep = replace(live.record.keep, is_asleep=is_saved, waking_from=None, is_replaced=False)
         live.note = live.host = live.sleep_reason = None
         self.vault.unreachable(live)
         try:

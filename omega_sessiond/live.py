@@ -145,6 +145,4 @@ class Live(Struct, eq=False):
     next_save_at: float = 0.0
     tried_of: int = -1
     """The last command before the last attempt to save: one that failed is not repeated before something changes."""
-    is_replaced: bool = False
-    """Whether the present process's state is given up: what it still saves is not what the next one shall have."""
     sleep_reason: str | None = None

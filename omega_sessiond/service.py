@@ -71,7 +71,7 @@ from omega_sessiond.messages import Session as SessionView
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.places import Places
 from omega_sessiond.pool import Pool
-from omega_sessiond.records import SessionRecord
+from omega_sessiond.records import Keep, SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 from omega_sessiond.states import States
 from omega_sessiond.versions import Versions
@@ -247,7 +247,9 @@ class Service:
             raise
         return self.view(live)
 
-    def make(self, name: str, options: CreateOptions, parent: Parent | None = None) -> Live:
+    def make(
+        self, name: str, options: CreateOptions, parent: Parent | None = None, *, is_arriving: bool = False
+    ) -> Live:
         self._keeper.refuse_when_stopping()
         _check_name(name)
         env = _own_environment() if options.env is None else options.env
@@ -292,6 +294,7 @@ class Service:
             lost=None,
             host=None,
             host_seq=0,
+            keep=Keep(is_arriving=is_arriving),
             parent=parent,
         )
         launch = Launch(

@@ -49,8 +49,11 @@ class Sessions(Protocol):
     def find(self, name: str) -> Live:
         """Raises SessionNotFound."""
 
-    def make(self, name: str, options: CreateOptions, parent: Parent | None = None) -> Live:
-        """A session without a process; `parent`: what it is a fork of."""
+    def make(
+        self, name: str, options: CreateOptions, parent: Parent | None = None, *, is_arriving: bool = False
+    ) -> Live:
+        """A session without a process; `parent`: what it is a fork of, `is_arriving`: should we end before it is whole,
+        the next daemon removes it."""
 
     def remove(self, live: Live) -> None: ...
 
@@ -229,7 +232,7 @@ class States:
             limits=record.limits,
             labels=record.labels,
         )
-        copy = self._sessions.make(into, options, parent)
+        copy = self._sessions.make(into, options, parent, is_arriving=True)
         id = os.urandom(6).hex()
         try:
             _link_files(

@@ -273,11 +273,10 @@ class _Intake:
             raise SessionExists(
                 f"Session '{name}' exists already", hint="Give it another `name` (omegactl import FILE NAME)."
             )
-        self._live = live = self._sessions.make(name, self._options(first))
+        # What a daemon that died meanwhile has left is removed by the next one, none of it run.
+        self._live = live = self._sessions.make(name, self._options(first), is_arriving=True)
         live.is_arriving = True
         try:
-            # On the disk, too: what a daemon that died meanwhile has left is removed by the next one, none of it run.
-            self._keeper.recorder.update(live, keep=Keep(is_arriving=True))
             await self._take_lines()
             if self._checkpoint is not None:
                 await asyncio.to_thread(self._check_state, self._checkpoint)

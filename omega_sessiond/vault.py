@@ -237,7 +237,7 @@ class Vault:
                 self._record_load(live, frame)
         elif frame.reason is not None:
             self._recorder.update(live, keep=replace(keep, trouble=frame.reason))
-        elif not live.is_replaced:
+        elif not keep.is_replaced:
             self._shelf.add(
                 CheckpointRecord(
                     frame.id,
@@ -339,16 +339,15 @@ class Vault:
         """The session's state is to be replaced: what is saved of it stays as a snapshot; its name. What its process
         may still save does not count."""
         before, keep, name = live.record, live.record.keep, None
-        if keep.checkpoint_id is not None:
-            try:
-                with self._journal.atomic():
+        try:
+            with self._journal.atomic():
+                if keep.checkpoint_id is not None:
                     name = self._keep(live, keep.checkpoint_id, f"before-{why}", why)
-                    given_up = replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False)
-                    self._recorder.update(live, keep=given_up)
-            except JournalError:
-                live.record = before
-                raise
-        live.is_replaced = live.host is not None
+                    keep = replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False)
+                self._recorder.update(live, keep=replace(keep, is_replaced=live.host is not None))
+        except JournalError:
+            live.record = before
+            raise
         return name
 
     def put(self, live: Live, target: CheckpointRecord, source: dict[str, object]) -> str | None:
@@ -369,7 +368,7 @@ class Vault:
                 lost = self.lacking(target, "restored by request") if is_asleep else None  # else its end tells
                 self._recorder.update(live, keep=keep, lost=lost)
         except JournalError:
-            live.record, live.is_replaced = before, False
+            live.record = before
             raise
         live.session.is_asleep = is_asleep
         return kept_as

@@ -15,7 +15,7 @@ import pytest
 
 import test_keeper
 from misbehaving import interpreter
-from omega_sessiond import database, keeper
+from omega_sessiond import database, keeper, states
 from omega_sessiond.errors import JournalError
 from omega_sessiond.messages import (
     CreateSession,
@@ -25,6 +25,8 @@ from omega_sessiond.messages import (
     Limits,
     PatchLimits,
     PatchSession,
+    RestoreRequest,
+    SnapshotRequest,
 )
 from omega_sessiond.service import Service
 from test_keeper import execute, until
@@ -141,6 +143,59 @@ def test_follow_execution_of_deleted(tell: Tell, tmp_path: Path) -> None:
         assert two[-1]["execution"]["reason"] == "deleted"
 
     tell(story)
+
+
+class Death(BaseException):
+    """Stands for the end of the daemon between two steps."""
+
+
+def test_restore_whose_daemon_ends_before_the_process_does(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore that stands in the journal is brought to its end by the next daemon: no process goes on with a state
+    that is not the session's any more."""
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.snapshot("work", SnapshotRequest("one"))
+        await execute(service, "work", "x = 2")
+
+        def die(*args: object, **options: object) -> None:
+            raise Death
+
+        monkeypatch.setattr(service._keeper, "end", die)
+        with pytest.raises(Death):
+            await service.states.restore("work", RestoreRequest("one"))
+
+    async def second(service: Service) -> None:
+        await until(lambda: not service._keeper.by_name["work"].record.keep.is_replaced)
+        done = await execute(service, "work", "x")
+        assert (done.result, done.lost) == ("1", None) and done.resumed_from
+        (kept,) = [one.name for one in service.states.snapshots("work") if one.automatic]
+        await service.states.restore("work", RestoreRequest(kept))
+        assert (await execute(service, "work", "x")).result == "2"
+
+    tell(first, second)
+
+
+def test_copy_whose_daemon_ends_in_the_middle(tell: Tell) -> None:
+    """A session that was being made from a checkpoint is not there afterwards, rather than there without its state."""
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.snapshot("work", SnapshotRequest("one"))
+
+        def die(*args: object) -> None:
+            raise Death
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Death):
+            patch.setattr(states, "_link_files", die)
+            await service.states.restore("work", RestoreRequest("one", into="copy"))
+
+    async def second(service: Service) -> None:
+        assert [session.name for session in service.sessions()] == ["work"]
+        await service.states.restore("work", RestoreRequest("one", into="copy"))
+        assert (await execute(service, "copy", "x")).result == "1"
+
+    tell(first, second)
 
 
 @pytest.mark.parametrize(("command", "state"), [("x = 1", "hibernated"), ("x = open('/etc/passwd')", "dead")])
