@@ -1,4 +1,6 @@
-"""What a new session costs: the time until it answers, with its first execute, and its memory."""
+"""What a new session costs: the time until it answers, with its first execute, and its memory. One at a time, as people
+and programs ask for them: a spare waits for each; and one directly after the other, when the next is still being made.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.driver import Client, RequestFailed, request
-from benchmarks.execute import ECHO, ECHOED, EXECUTED, execute
+from benchmarks.execute import ECHO, ECHOED, EXECUTED, execute, first_execute
 from benchmarks.figures import Effort, Goal, Judged, Report, Samples
 from benchmarks.servers import Site, bus_address, sessions
 
@@ -17,13 +19,18 @@ GATEWAY_ECHOES = 396_000 / 152
 
 MIB = 1024 * 1024
 
+PAUSE_S = 0.01
+"""Before each session: as long as it takes until there is a spare again, twice."""
+
 REHEARSED_S = 1.0
 """By then the fork server of a daemon that has just started has rehearsed."""
 
 
 def new_session(site: Site, effort: Effort) -> Report:
     count = effort.count(30, 2)
-    report = Report("new-session", f"POST /api/sessions, then the first 1+1, {count} times")
+    report = Report(
+        "new-session", f"POST /api/sessions, then the first 1+1, {count} times; and as often without a pause"
+    )
     created, both, memory = _without_and_with_scope(site, count, report)
     with site.echo() as echo_path, Client(echo_path) as echo:
         echo_us = statistics.median(echo.time_of(ECHO, ECHOED) for _ in range(effort.count(500, 2)))
@@ -45,18 +52,20 @@ def new_session(site: Site, effort: Effort) -> Report:
 
 def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Samples, Samples, Samples]:
     with site.daemon() as path:
-        created, both = _measure(path, site.python, count)
+        created, both = _measure(path, site.python, count, PAUSE_S)
+        in_a_row, _ = _measure(path, site.python, count, 0.0)
         memory = Samples("memory of a session (PSS)", "MiB", [pss_mib(session["pid"]) for session in sessions(path)])
     report.samples = [
         Samples("new session", "ms", created),
         Samples("with its first execute", "ms", both),
+        Samples("new session, without a pause before", "ms", in_a_row),
         memory,
     ]
     if not bus_address():
         report.notes.append("in its scope: not measured, no user manager answers here")
     else:
         with site.daemon(scopes=True) as path:
-            scoped, scoped_both = _measure(path, site.python, count)
+            scoped, scoped_both = _measure(path, site.python, count, PAUSE_S)
             with Client(path) as client:
                 has_scopes = b'"scopes":true' in client.ask("GET", "/api/server")
         if has_scopes:
@@ -70,15 +79,15 @@ def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Sam
     return report.samples[0], report.samples[1], memory
 
 
-def _measure(path: str, python: str, count: int) -> tuple[list[float], list[float]]:
+def _measure(path: str, python: str, count: int, pause_s: float) -> tuple[list[float], list[float]]:
     """Milliseconds to create a session, and until its first result."""
     created, both = [], []
     with Client(path) as client:
-        client.ask("POST", "/api/sessions", b'{"name":"first"}')  # what is imported with the first one is not counted
-        client.time_of(execute("first"), EXECUTED)
+        client.time_of(first_execute("first", python), EXECUTED)  # what is imported with the first one is not counted
         time.sleep(REHEARSED_S)
         for number in range(count):
-            name = f"bench-{number}"
+            name = f"bench-{pause_s:g}-{number}"
+            time.sleep(pause_s)
             create = json.dumps({"name": name, "python": python}).encode()
             taken = client.time_of(request("POST", "/api/sessions", create), b'"idle"')
             first = client.time_of(execute(name), EXECUTED)
