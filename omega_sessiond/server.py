@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import resource
@@ -52,6 +53,9 @@ DRAIN_S = 3.0
 LOOK_S = 15.0
 """How often at least the daemon looks whether it may leave and whether its socket is still its own. It leaves so much
 later than `idle_exit_s`, at most; more often would wake an idle machine for nothing."""
+
+LOADED_S = 1.0
+"""When garbage is collected from: by then the first session is there, and all that is loaded for it."""
 
 STATUS_S = 1.0
 """Between STATUS texts at least."""
@@ -189,6 +193,7 @@ class Daemon:
             self._hub.listen(listener, door)
         await self._service.start()
         self._hub.accept()
+        self._loop.call_later(LOADED_S, _collect_garbage)
         self._notifier.tell("READY=1")
         if self._notifier.is_heard:
             self._front.on_done = self._status_is_due
@@ -304,6 +309,12 @@ class Daemon:
         if self._notifier.watchdog_s is not None:
             self._notifier.tell("WATCHDOG=1")
             self._watchdog = self._loop.call_later(self._notifier.watchdog_s / 2, self._tell_watchdog)
+
+
+def _collect_garbage() -> None:
+    """From now on, and not among what was loaded, which stays."""
+    gc.freeze()
+    gc.enable()
 
 
 def serve(
