@@ -77,21 +77,20 @@ class Managed(NamedTuple):
 
     def steps(self, verb: Verb) -> list[list[str]]:
         """What `systemctl --user` is called with, in this order; the first failure ends it."""
+        # Of others than failed ones it says that they are not loaded, and fails.
+        forget = [["reset-failed", *(unit.name for unit in self.failed)]] if self.failed else []
         match verb:
-            case "start":
-                return [["start", *self._listeners()]]
+            case "start" | "reset-failed":
+                return [*forget, ["start", *self._listeners()]]
             case "stop":
                 return [["stop", *self._all_sockets(), SERVICE]]
             case "restart":
-                return [["restart", SERVICE]]
+                # What has failed too often is not started any more, the socket neither, until that is forgotten.
+                return [*forget, *([["start", *self._listeners()]] if forget else []), ["restart", SERVICE]]
             case "enable":
                 return [["enable", "--now", SOCKET]]
             case "disable":
                 return [["disable", *self._all_sockets()]]
-            case "reset-failed":
-                # Of others it says that they are not loaded, and fails.
-                failed = [unit.name for unit in self.failed]
-                return [*([["reset-failed", *failed]] if failed else []), ["start", *self._listeners()]]
 
     def _all_sockets(self) -> list[str]:
         return [TCP_SOCKET, SOCKET] if self.tcp.is_installed else [SOCKET]

@@ -151,12 +151,15 @@ def test_failed_service_is_told_and_healed(installed: UserManager, run: Run) -> 
     assert run("ls").returncode == 0
 
 
-def test_failure_is_forgotten_by_one_command(installed: UserManager, run: Run) -> None:
-    """service reset-failed makes failed units listen again; where nothing has failed it is a start."""
+@pytest.mark.parametrize("verb", ["reset-failed", "restart", "start"])
+def test_failure_is_forgotten_by_one_command(installed: UserManager, run: Run, verb: str) -> None:
+    """service reset-failed makes failed units listen again, and so do restart and start, whose wish that is; where
+    nothing has failed it is a start."""
     fail(installed)
     installed.run("rm", ".config/omega-sessiond/config.toml")
-    done = run("service", "reset-failed")
-    assert (done.returncode, "The failure is forgotten" in done.stderr) == (0, True), done.stderr
+    done = run("service", verb)
+    assert done.returncode == 0, done.stderr
+    assert ("The failure is forgotten" in done.stderr) == (verb == "reset-failed")
     assert run("ls").returncode == 0
     run("service", "stop")
     assert run("service", "reset-failed").returncode == 0
