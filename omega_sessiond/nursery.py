@@ -167,8 +167,8 @@ class _Server:
                 self._waiting.remove(waiting)
 
     def _refill(self) -> None:
-        """Have one spare for each who waits, and one for the next."""
-        if self.is_ready and not self.is_retired:
+        """Have one spare for each who waits, and one for the next. Timers call this after the end, too."""
+        if self.is_ready and not self.is_retired and self._socket.fileno() >= 0:
             while len(self._spares) + self._asked < len(self._waiting) + 1:
                 self._asked += 1
                 self._send({"t": "fork"})

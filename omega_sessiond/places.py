@@ -20,7 +20,12 @@ class Places:
         self._state_dir = state_dir
         self._ahead = state_dir + "/next"
         self._ready: str | None = None
-        self._is_preparing = False
+        self._is_preparing = self._is_closed = False
+
+    @property
+    def has_one(self) -> bool:
+        """Whether one is made ahead."""
+        return self._ready is not None
 
     def take(self) -> str:
         """The id of a new session, whose directory is there. Raises OSError."""
@@ -37,7 +42,7 @@ class Places:
 
     def prepare(self) -> None:
         """Make the next one, beside what else is done. Without room for it `take` will say so."""
-        if self._ready is None and not self._is_preparing:
+        if self._ready is None and not self._is_preparing and not self._is_closed:
             self._is_preparing = True
             try:
                 start_new_thread(self._prepare, ())
@@ -55,6 +60,11 @@ class Places:
         except OSError:
             pass
         self._is_preparing = False
+
+    def close(self) -> None:
+        """Make no more."""
+        self._is_closed = True
+        self.clear()
 
     def clear(self) -> None:
         """Remove what was made and not taken, by this daemon or one before it."""

@@ -153,7 +153,7 @@ class Service:
         self._pool.stop()
         await self._keeper.stop()
         self._nursery.close()
-        self._places.clear()
+        self._places.close()
 
     @property
     def is_quiet(self) -> bool:
