@@ -26,7 +26,9 @@ from omega_sessiond.errors import (
     ForeignState,
     InvalidField,
     InvalidImport,
+    JournalError,
     SessionExists,
+    SessionNotFound,
 )
 from omega_sessiond.frames import Number, OutputFrame, PartFrame
 from omega_sessiond.journal import Journal
@@ -194,6 +196,8 @@ class Transfer:
                 for line in self._belongings(row):
                     yield line
             await asyncio.sleep(0)
+        if live.is_deleted:  # what is missing then must not look like a whole file
+            raise SessionNotFound(f"Session '{record.name}' was deleted while it was exported")
         if checkpoint is not None:
             yield _line(StateLine(**{field: getattr(checkpoint, field) for field in StateLine.__struct_fields__}))
         for name, file in state:
@@ -207,7 +211,17 @@ class Transfer:
         if checkpoint is None:
             return []
         place = f"{paths.checkpoints_dir(self._state_dir, live.record.id)}/{checkpoint.id}"
-        return [(name, open(f"{place}/{name}", "rb")) for name in STATE_FILES]
+        opened: list[tuple[StateFile, BinaryIO]] = []
+        try:
+            opened.extend((name, open(f"{place}/{name}", "rb")) for name in STATE_FILES)
+        except OSError as error:
+            for _, file in opened:
+                file.close()
+            raise JournalError(
+                f"Cannot read {error.filename}: {error.strerror}",
+                hint="Run a command in the session and save it again.",
+            ) from None
+        return opened
 
     def _belongings(self, row: ExecutionRecord) -> Iterator[bytes]:
         for stream, offset, text in self._journal.pieces(row.id):

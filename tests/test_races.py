@@ -15,8 +15,8 @@ import pytest
 
 import test_keeper
 from misbehaving import interpreter
-from omega_sessiond import database, keeper, states
-from omega_sessiond.errors import JournalError
+from omega_sessiond import database, keeper, paths, states
+from omega_sessiond.errors import JournalError, SessionNotFound
 from omega_sessiond.messages import (
     CreateSession,
     EndRequest,
@@ -312,6 +312,38 @@ class Manager:
     async def kill(self, unit: str, signum: int) -> None: ...
     async def cgroup(self, unit: str) -> str | None:
         return None
+
+
+def test_export_of_a_session_that_is_deleted_meanwhile(tell: Tell) -> None:
+    """A file from which a deletion took a part has no end, so that nobody takes it for whole."""
+
+    async def story(service: Service) -> None:
+        for number in range(60):
+            await execute(service, "work", str(number))
+        exported = service.transfer.export("work", with_state=False)
+        lines = [await anext(exported)]
+        await service.delete("work", EndRequest(2.0))
+        with pytest.raises(SessionNotFound, match="was deleted while"):
+            while True:
+                lines.append(await anext(exported))
+        assert b'"end"' not in lines[-1]
+
+    tell(story)
+
+
+def test_export_whose_checkpoint_is_gone(tell: Tell) -> None:
+    """Files of a checkpoint that somebody has removed are a failure in words."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.save("work")
+        record = service._keeper.by_name["work"].record
+        directory = Path(paths.checkpoints_dir(service._state_dir, record.id))
+        (directory / str(record.keep.checkpoint_id) / "state").unlink()
+        with pytest.raises(JournalError, match="No such file"):
+            await anext(service.transfer.export("work", with_state=True))
+
+    tell(story)
 
 
 def test_limits_that_change_while_a_scope_is_made(tell: Tell) -> None:
