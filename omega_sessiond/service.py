@@ -345,6 +345,8 @@ class Service:
         if not source.session.is_at_rest:
             raise SessionBusy(f"Session '{name}' is {source.session.state}")
         await forking.check(source, self._settings.host_start_s)
+        if self.find(name) is not source:  # it was deleted, and its name given to another
+            raise SessionNotFound
         if request.name in self._keeper.by_name:  # another request may have been faster
             raise SessionExists(f"Session '{request.name}' exists already")
         try:

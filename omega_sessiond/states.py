@@ -18,6 +18,7 @@ from omega_sessiond.errors import (
     JournalError,
     SessionBusy,
     SessionExists,
+    SessionNotFound,
     SnapshotExists,
     SnapshotNotFound,
 )
@@ -75,12 +76,19 @@ class States:
         live = self._sessions.find(name)
         if live.session.link in ("starting", "reconnecting"):
             await live.settled.wait()
+            self._check_kept(live)
         return live
+
+    def _check_kept(self, live: Live) -> None:
+        """Raise when the session was deleted while something was waited for; another may have its name by now."""
+        if self._sessions.find(live.record.name) is not live:
+            raise SessionNotFound
 
     async def save(self, name: str) -> Session:
         """Save the session now. Raises SessionBusy, CannotSave, HostFailed."""
         live = await self._settled(name)
         await self._vault.save(live)
+        self._check_kept(live)
         saved = self._vault.current(live)
         if saved is not None:
             lacking = sorted(saved.left_out)
@@ -98,6 +106,7 @@ class States:
         view = self._vault.view(live)
         if live.host is not None and (view is None or view.id is None or not view.is_current):
             await self._vault.save(live)
+            self._check_kept(live)
         elif live.host is not None and not live.session.is_at_rest:
             raise SessionBusy(f"Session '{live.record.name}' is {live.session.state}")
         return self._vault.current(live)
@@ -168,6 +177,7 @@ class States:
             await self._save_changes(live)
             if live.host is not None and not (live.session.is_ready and self._vault.is_current(live)):
                 raise SessionBusy(f"Session '{name}' was used while it was saved: nothing was replaced")
+            snapshot, checkpoint = self._snapshot(live, request.snapshot)  # it may have been removed meanwhile
         source: dict[str, object] = {
             "snapshot": snapshot.name,
             "checkpoint": checkpoint.id,
@@ -181,8 +191,9 @@ class States:
             if live.start_failure is not None:
                 raise HostFailed(live.start_failure)
             if live.record.keep.checkpoint_id != checkpoint.id:
+                trouble = live.record.keep.trouble or "the session was restarted meanwhile"
                 raise HostFailed(
-                    f"Snapshot '{snapshot.name}' was not loaded: {live.record.keep.trouble}",
+                    f"Snapshot '{snapshot.name}' was not loaded: {trouble}",
                     hint="The session is without variables"
                     + (f"; what it had is snapshot '{kept_as}'." if kept_as is not None else "."),
                 )

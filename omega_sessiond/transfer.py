@@ -213,7 +213,7 @@ class Transfer:
         place = f"{paths.checkpoints_dir(self._state_dir, live.record.id)}/{checkpoint.id}"
         opened: list[tuple[StateFile, BinaryIO]] = []
         try:
-            opened.extend((name, open(f"{place}/{name}", "rb")) for name in STATE_FILES)
+            opened.extend((name, open(f"{place}/{name}", "rb")) for name in STATE_FILES)  # noqa: SIM115
         except OSError as error:
             for _, file in opened:
                 file.close()

@@ -16,11 +16,19 @@ import pytest
 import test_keeper
 from misbehaving import interpreter
 from omega_sessiond import database, keeper, paths, states
-from omega_sessiond.errors import JournalError, SessionNotFound
+from omega_sessiond.errors import (
+    CannotSave,
+    HostFailed,
+    JournalError,
+    SessionBusy,
+    SessionNotFound,
+    SnapshotNotFound,
+)
 from omega_sessiond.messages import (
     CreateSession,
     EndRequest,
     ExecuteRequest,
+    ForkRequest,
     InputRequest,
     Limits,
     PatchLimits,
@@ -312,6 +320,61 @@ class Manager:
     async def kill(self, unit: str, signum: int) -> None: ...
     async def cgroup(self, unit: str) -> str | None:
         return None
+
+
+SLOW = """
+class Slow:
+    def __reduce__(self):
+        import time
+        time.sleep(0.5)
+        return (int, ())
+slow = Slow()
+"""
+"""What makes a save last, so that something can happen meanwhile."""
+
+
+def test_snapshot_removed_while_what_there_is_is_saved(tell: Tell) -> None:
+    """A restore whose snapshot goes while the present state is saved is refused, and replaces nothing."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.snapshot("work", SnapshotRequest("first"))
+        await execute(service, "work", SLOW + "\nx = 2")
+        asked = asyncio.create_task(service.states.restore("work", RestoreRequest("first")))
+        await until(lambda: service._keeper.by_name["work"].saving is not None)
+        service.states.delete_snapshot("work", "first")
+        with pytest.raises(SnapshotNotFound):
+            await asked
+        assert (await execute(service, "work", "x")).result == "2"
+
+    tell(story)
+
+
+@pytest.mark.parametrize("what", ["save", "snapshot", "restore", "fork", "fork from checkpoint"])
+def test_session_deleted_while_something_else_is_asked_of_it(tell: Tell, what: str) -> None:
+    """Whoever waits for a session that is deleted meanwhile is told so, and what has its name by then is untouched."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.snapshot("work", SnapshotRequest("first"))
+        await execute(service, "work", SLOW)
+        asks: dict[str, Callable[[], Awaitable[object]]] = {
+            "save": lambda: service.states.save("work"),
+            "snapshot": lambda: service.states.snapshot("work", SnapshotRequest("second")),
+            "restore": lambda: service.states.restore("work", RestoreRequest("first")),
+            "fork": lambda: service.fork("work", ForkRequest("copy")),
+            "fork from checkpoint": lambda: service.fork("work", ForkRequest("copy", from_checkpoint=True)),
+        }
+        asked = asyncio.ensure_future(asks[what]())
+        await asyncio.sleep(0)
+        await service.delete("work", EndRequest(5.0))
+        await service.create(CreateSession(name="work"))
+        with pytest.raises((SessionNotFound, SessionBusy, CannotSave, HostFailed)):
+            await asked
+        assert [session.name for session in service.sessions()] == ["work"]
+        assert (await execute(service, "work", "1")).lost is None
+
+    tell(story)
 
 
 def test_export_of_a_session_that_is_deleted_meanwhile(tell: Tell) -> None:
