@@ -62,8 +62,8 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """One line REPL. docs/engines.md explains each field with examples. A session keeps the preset it was made with:
     what comes to these fields in a later version is missing there, and the host reads it with a default.
 
-    In `setup`, `submit`, `sentinel`, `mark`, `begin`, `value`, `completions` and `inspect`, {token} is a word that
-    nobody can guess, new for every command, {left} and {right} its halves.
+    In `setup`, `submit`, `sentinel`, `mark`, `begin`, `value`, `question`, `completions` and `inspect`, {token} is a
+    word that nobody can guess, new for every command, {left} and {right} its halves.
     """
 
     command: Annotated[list[str], Meta(min_length=1)]
@@ -95,6 +95,10 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     """What the program prints before a command's output; all up to its end is dropped."""
     value: str = ""
     """What the program prints before a command's value; what follows is the execution's `result`."""
+    question: str = ""
+    """What the program prints when its command wants a line of input, where the system cannot tell."""
+    answer: str = ""
+    """How it is then given the line {code}."""
     complete: Literal["lines", "syntax", "sql", "program", "ask"] = "lines"
     """How code is judged to be whole: every line is, by `syntax`, as SQL, by the program `check`, or by what `judge`
     makes it print."""
@@ -214,6 +218,8 @@ def _check_patterns(name: str, preset: LinePreset) -> None:
         wrong = "judge", 'it must say how to ask, for `complete` is "ask"'
     elif preset.renew_after and preset.state is None:
         wrong = "renew_after", "it needs `state`, for else the state would be lost"
+    elif preset.question and not preset.answer:
+        wrong = "answer", "it must say how a `question` is answered"
     elif preset.balance and not preset.syntax.comments:
         wrong = "syntax.comments", "`balance` needs a comment"
     if wrong is not None:

@@ -120,6 +120,8 @@ NODE = Row(
     dies="process.kill(process.pid, 'SIGKILL')",
     slow="const fs = require('fs'); fs.writeFileSync({path!r}, '');"
     " while (!fs.existsSync({path!r} + '.go')) {{}}; console.log('done')",
+    asks="var asking = require('readline/promises').createInterface({ input: process.stdin, output: process.stdout });"
+    " console.log('got', await asking.question('name? ')); asking.close()",
 )
 
 SQLITE = Row(

@@ -538,3 +538,69 @@ def test_question_that_takes_too_long_holds_nothing_up(start: Start) -> None:
     host.run("kept=41")
     assert host.daemon.ask("inspect", code="kept") == {"found": False, "text": ""}
     assert host.run("echo $kept").output == "41\n"
+
+
+# ---- input ----
+
+NODE_ASKS = (
+    "var asking = require('readline/promises').createInterface({ input: process.stdin, output: process.stdout });"
+    " var first = await asking.question('name? '), second = await asking.question('password: '); asking.close();"
+    " first + second"
+)
+
+
+def test_node_asks_while_it_awaits(start: Start) -> None:
+    """What node's code reads of process.stdin is asked for, with the prompt, as often as it wants; ^C ends it."""
+    if shutil.which("node") is None:
+        unavailable("node is not installed")
+    host = start("node")
+    id = host.start(NODE_ASKS)
+    asked = host.daemon.wait_for("input_request", id=id)
+    assert (asked["prompt"], asked["secret"]) == ("name? ", False)
+    host.daemon.tell("input", id=id, text='["run", "x", "Ada"]')
+    asked = host.daemon.wait_for("input_request", id=id)
+    assert (asked["prompt"], asked["secret"]) == ("password: ", True)
+    host.daemon.tell("input", id=id, text="ä")
+    assert host.daemon.result(id).value == '\'["run", "x", "Ada"]ä\''
+    id = host.start("await new Promise((done) => process.stdin.once('data', done))")
+    host.daemon.wait_for("input_request", id=id)
+    host.interrupt()
+    assert host.daemon.result(id).status == "interrupted"
+    assert host.run("first").value == '\'["run", "x", "Ada"]\''
+
+
+@pytest.mark.parametrize(
+    ("engine", "code"),
+    [
+        ("sqlite3", ".system read line; echo got $line"),
+        ("gdb", "shell read line; echo got $line"),
+        ("bash", "read -p 'name? ' line; echo got $line"),
+    ],
+)
+def test_command_that_reads_never_hangs(start: Start, engine: str, code: str) -> None:
+    """It is asked for a line, or it is told at once that the program reads the end of the command instead."""
+    if shutil.which(engine) is None:
+        unavailable(f"{engine} is not installed")
+    host = start(engine)
+    id = host.start(code)
+    if engine == "sqlite3":
+        assert host.daemon.result(id).output.startswith("got .print")
+    else:
+        host.daemon.wait_for("input_request", id=id)
+        host.daemon.tell("input", id=id, text="Ada")
+        assert "got Ada" in host.daemon.result(id).output
+    assert host.run({"sqlite3": "select 1;", "gdb": "print 1", "bash": "echo 1"}[engine]).status == "ok"
+
+
+def test_program_that_polls_for_input_is_told_and_interrupted(start: Start) -> None:
+    """Of a program that waits for several things at once nobody can tell that it wants input: the session says that it
+    waits, and an interrupt ends it."""
+    host = start("bash")
+    program = (
+        f"{sys.executable} -c 'import select, sys; print(\"begun\", flush=True); select.select([sys.stdin], [], [])'"
+    )
+    id = host.start(program)
+    host.daemon.wait_for_output("begun", id)
+    until(lambda: "waits for something" in (host.daemon.wait_for("note")["text"] or ""), "it is told")
+    host.interrupt()
+    assert host.daemon.result(id).status == "interrupted"

@@ -35,10 +35,12 @@ READ_CALLS = {"x86_64": 0, "aarch64": 63, "riscv64": 63, "armv7l": 3, "i686": 3,
 
 
 class Posture(NamedTuple):
-    """What a program does: `reads` our end of its input, `computes`, `waits`, is `stopped`, or `unknown`."""
+    """What a program does: `reads` our end of its input, `computes`, `waits`, is `stopped`, or `unknown`; and whether
+    it has no child that does something."""
 
     kind: str
     cpu_ticks: int = 0
+    is_alone: bool = False
 
 
 class Child:
@@ -211,7 +213,8 @@ class Child:
         """What it and its children do at this moment, as far as the system tells."""
         kinds: List[str] = []
         ticks = 0
-        for pid in _tree(self.pid):
+        pids = _tree(self.pid)
+        for pid in pids:
             try:
                 with open("/proc/%d/stat" % pid, "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
@@ -229,7 +232,7 @@ class Child:
                 kinds.append("waits")
         for kind in ("reads", "computes", "stopped", "waits"):
             if kind in kinds:
-                return Posture(kind, ticks)
+                return Posture(kind, ticks, len(pids) == 1)
         return Posture("unknown", ticks)
 
     def _reads_input(self, pid: int) -> bool:

@@ -73,7 +73,7 @@ class Conversation:
     displayed = False
     trouble: Optional[ErrorReport] = None
     interrupted_at: Optional[float] = None
-    is_skipping = took_time = False
+    is_skipping = took_time = wants_answer = False
     in_value = False
     sent_sentinel = repeated_sentinel = False
     repeats = 0
@@ -82,6 +82,8 @@ class Conversation:
     def __init__(self, heard: Optional[List[str]]) -> None:
         self.heard = heard
         self.tails = {"stdout": "", "stderr": ""}
+        self.answered = {"stdout": "", "stderr": ""}
+        """What had been said when the last question was answered."""
 
 
 class Dialogue:
@@ -205,6 +207,8 @@ class Dialogue:
     def _expect(self, token: Token, values: Mapping[str, str]) -> None:
         options = self._options
         marks = [*self._stale, Mark("end", options["mark"], token)]
+        if options.get("question"):
+            marks.append(Mark("question", options["question"], token))
         if options["value"]:
             marks.append(Mark("value", options["value"], token))
         if options["begin"]:
@@ -348,6 +352,10 @@ class Dialogue:
             talk.in_value = talk.displayed = True
         elif piece.kind == "begin":
             talk.is_skipping = False
+        elif piece.kind == "question":
+            talk.wants_answer = True
+            self._finish_characters()
+            self._ask(talk)
 
     def _end(self, talk: Conversation, piece: Piece) -> None:
         """A mark: of this conversation, or one more of an order that was given twice."""
@@ -400,7 +408,7 @@ class Dialogue:
             return
         if reads and before is not None and before.kind == "reads":
             self._ask(talk)
-        elif posture.kind not in ("reads", "unknown"):
+        elif posture.kind not in ("reads", "unknown") and not talk.wants_answer:
             self._withdraw()
         is_busy = before is not None and posture.cpu_ticks > before.cpu_ticks
         doing = DOING["computes" if is_busy else posture.kind]
@@ -414,6 +422,8 @@ class Dialogue:
                 self._press_interrupt()
             self._tell(talk, "%s has not obeyed the interrupt: it %s" % (child.name, doing))
         elif now - self._heard_at >= SILENCE_S and self._question is None:
+            if talk.sent_sentinel and not talk.repeated_sentinel and posture.is_alone and posture.kind == "waits":
+                self._repeat_sentinel(talk)  # what it ran may have read the first one
             self._tell(talk, "%s is silent: it %s" % (child.name, doing))
 
     def _tell(self, talk: Conversation, note: Optional[str]) -> None:
@@ -427,8 +437,8 @@ class Dialogue:
             return
         name = self.child.name
         if not talk.sent_sentinel:
-            lines = [talk.tails[stream].rpartition("\n")[2] for stream in ("stderr", "stdout")]
-            prompt = lines[0] or lines[1]
+            said = [_behind(talk.answered[stream], talk.tails[stream]) for stream in ("stderr", "stdout")]
+            prompt = said[0].rpartition("\n")[2] or said[1].rpartition("\n")[2]
             self._question = self._desk.question(prompt, bool(PASSWORD.search(prompt)))
         elif talk.trouble is None and talk.interrupted_at is None:
             # What was sent behind the command to mark its end has been taken for input.
@@ -436,17 +446,27 @@ class Dialogue:
             self._press_interrupt()
             self._stir()
         elif not talk.repeated_sentinel:  # and not sooner: what comes with an interrupt may be thrown away
-            talk.repeated_sentinel = True
-            token = Token()
-            self._scanner.marks.append(Mark("end", self._options["mark"], token))
-            self._send(fill(self._options["sentinel"], token))
+            self._repeat_sentinel(talk)
         else:
             self._kill(talk, "OutOfStep", "%s took the end of the command for input" % name)
 
+    def _repeat_sentinel(self, talk: Conversation) -> None:
+        talk.repeated_sentinel = True
+        token = Token()
+        self._scanner.marks.append(Mark("end", self._options["mark"], token))
+        heard_at = self._heard_at
+        self._send(fill(self._options["sentinel"], token))
+        self._heard_at = heard_at
+
     def _answer(self, question: Question) -> None:
-        text = question.text
+        text, talk = question.text, self._talk
         self._withdraw()
-        if text is not None:
+        if talk is not None:
+            talk.answered = dict(talk.tails)
+        if text is not None and talk is not None and talk.wants_answer:
+            talk.wants_answer = False
+            self._send(fill(self._options["answer"], Token(), {"code": text}))
+        elif text is not None:
             self._send(text + "\n")
         elif self.child.is_terminal:
             self._send("\x04")
@@ -501,6 +521,10 @@ class Dialogue:
         self.child.signal(signal.SIGKILL)
         self.child.kill()
         self._die()
+
+
+def _behind(before: str, text: str) -> str:
+    return text[len(before) :] if text.startswith(before) else text
 
 
 def _because(message: str, heard: List[str]) -> str:
