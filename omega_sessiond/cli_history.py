@@ -45,7 +45,8 @@ def _show(call: Invocation, report: Json, *, with_rows: bool = True) -> None:
     if report["sessions"] and with_rows:
         screen.rows(report["sessions"], _columns(screen), call.form)
     verb = "would go" if report["dry_run"] else "removed"
-    screen.say(f"{counted(report)} {verb}; the history took {size(report['journal_bytes'])}.")
+    gone = f"{counted(report)} {verb}; the history took" if report["sessions"] else "Nothing goes; the history takes"
+    screen.say(f"{gone} {size(report['journal_bytes'])}.")
     if stay := staying(report):
         screen.say(stay)
 

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import IO, Any
 
 from omega_sessiond.client import Client, Json, session_path, with_query
-from omega_sessiond.errors import ProtocolError
+from omega_sessiond.errors import Conflict, ProtocolError
 from omega_sessiond.invocation import Invocation, UsageError, creation_options, is_text
 
 LANGUAGES = {"bash": "bash", "node": "javascript", "sqlite3": "sql", "guile": "scheme", "omega": "scheme"}
@@ -56,15 +56,26 @@ def export_to(
             raise UsageError(f"Cannot write {file}: {error.strerror}", hint=hint) from None
         try:
             with stream:
-                count = _write(stream, first, rest, is_notebook=is_notebook)
+                what = _write(stream, first, rest, is_notebook=is_notebook)
             if written != file:
                 os.replace(written, target)
         except BaseException:
             if how:
                 os.unlink(written)
             raise
-    what = f"{count} execution{'' if count == 1 else 's'}" + (", its variables" if with_state else "")
     return f"Exported {name} to {file}: {what}."
+
+
+def _save_changes(client: Client, name: str) -> None:
+    """See to it that what is saved is the present state, where that can be done: a busy session's is what it was."""
+    view = client.get(session_path(name))
+    checkpoint = view["checkpoint"]
+    if view["pid"] is not None and (checkpoint is None or not checkpoint["is_current"]):
+        try:
+            client.post(f"{session_path(name)}/save", {})
+        except Conflict:
+            if checkpoint is None or checkpoint["id"] is None:
+                raise
 
 
 @contextmanager
@@ -72,6 +83,8 @@ def _begun(client: Client, name: str, *, with_state: bool, is_notebook: bool) ->
     """The first line of an export and those after it: a refusal comes before a file is made."""
     if is_notebook and with_state:
         raise UsageError("A notebook holds no saved variables", hint="Leave --state or --notebook out.")
+    if with_state:
+        _save_changes(client, name)
     path = with_query(f"{session_path(name)}/export", {"state": "true" if with_state else None})
     with closing(client.stream("GET", path)) as lines:
         first = next(lines, None)
@@ -80,15 +93,18 @@ def _begun(client: Client, name: str, *, with_state: bool, is_notebook: bool) ->
         yield first, lines
 
 
-def _write(file: IO[bytes], first: Json, rest: Iterator[Json], *, is_notebook: bool) -> int:
-    """All lines into a file; how many executions there were. Raises ProtocolError when the end is missing."""
+def _write(file: IO[bytes], first: Json, rest: Iterator[Json], *, is_notebook: bool) -> str:
+    """All lines into a file; what there was, in words. Raises ProtocolError when the end is missing."""
     cells: list[Json] = []
     end = None
+    variables = ""
     if not is_notebook:
         file.write(_dumped(first))
     for line in rest:
         if line["t"] == "end":
             end = line
+        elif line["t"] == "state":
+            variables = f", its variables as they were after execution {line['execution_id']}"
         if not is_notebook:
             file.write(_dumped(line))
         elif line["t"] == "execution":
@@ -102,7 +118,7 @@ def _write(file: IO[bytes], first: Json, rest: Iterator[Json], *, is_notebook: b
     if is_notebook:
         file.write(_dumped(_notebook(first, cells)))
     file.flush()
-    return int(end["executions"])
+    return f"{end['executions']} execution{'' if end['executions'] == 1 else 's'}{variables}"
 
 
 def _dumped(value: Json) -> bytes:

@@ -456,7 +456,9 @@ class Nursery:
         lived_s = asyncio.get_running_loop().time() - server.started_at
         if lived_s >= STABLE_S:
             trouble.count = 0
-        log.warning("fork server %d of %s ended: %s", server.process.pid, place.python, _words(exit))
+        # systemd, which stops the whole service, tells it to end as it tells the daemon.
+        level = logging.INFO if exit.signal == signal.SIGTERM else logging.WARNING
+        log.log(level, "fork server %d of %s ended: %s", server.process.pid, place.python, _words(exit))
         self._failed(place)
 
     def _failed(self, place: Birthplace) -> None:

@@ -92,6 +92,8 @@ def run(desk: Desk, text: str) -> None:
         return
     if row.switches:
         desk.switch(arguments[1])
+    if row.name == "export" and "--state" in arguments:
+        desk.session.done.add(("state_saved", ""))
     if row.event and "--into" not in arguments:
         event = "snapshot_removed" if "--delete" in arguments else row.event
         desk.session.done.add((event, arguments[2] if "{1}" in row.line else ""))

@@ -34,7 +34,7 @@ def test_session_goes_into_a_file_and_comes_back(person: Person, omegactl: Omega
     person.sees("Saved work")
     person.is_prompted(times=2)
     person.type(":export ~/work.jsonl --state" + ENTER)
-    person.sees(f"Exported work to {place.home}/work.jsonl: 1 execution, its variables.")
+    person.sees(f"Exported work to {place.home}/work.jsonl: 1 execution, its variables as they were after execution")
     person.is_prompted(times=3)
     person.type(":export work.jsonl" + ENTER)
     person.sees("work.jsonl exists already")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -246,6 +247,22 @@ def test_command_line_carries_a_session(omegactl: Omegactl, place: Place) -> Non
     assert omegactl("import", file, "copy", "--trust").code == 0
     assert omegactl("exec", "copy", "-c", "x + 1").out == "42\n"
     assert json.loads(omegactl("export", "copy").out.splitlines()[0])["name"] == "copy"
+
+
+def test_export_takes_the_present_variables_along_or_says_which(omegactl: Omegactl, place: Place) -> None:
+    """What has changed since the last save is saved for it; of a session that is busy one is told which state it is."""
+    first = json.loads(omegactl("exec", "work", "-c", "x = 1", "--format", "json").out)["id"]
+    assert f"as they were after execution {first}." in omegactl("export", "work", "--state", "-o", "one").err
+    second = json.loads(omegactl("exec", "work", "-c", "x = 2", "--format", "json").out)["id"]
+    assert f"as they were after execution {second}." in omegactl("export", "work", "--state", "-o", "two").err
+    gate = place.home / "gate"
+    os.mkfifo(gate)
+    omegactl("exec", "work", "--detach", "-c", f"x = 3; open({str(gate)!r}).read()")
+    assert f"as they were after execution {second}." in omegactl("export", "work", "--state", "-o", "three").err
+    gate.write_text("go")
+    assert omegactl("wait", "work").code == 0
+    assert omegactl("import", str(place.home / "two"), "copy", "--trust").code == 0
+    assert omegactl("exec", "copy", "-c", "x").out == "2\n"
 
 
 def test_notebook(omegactl: Omegactl, place: Place) -> None:

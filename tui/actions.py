@@ -238,7 +238,7 @@ DEFAULT_KEYS = {row.id: row.keys for rows in PLACES for row in rows}
 
 KEY_NAMES = {
     "enter": "⏎", "slash": "/", "colon": ":", "question_mark": "?", "escape": "Esc", "pagedown": "PgDn",
-    "pageup": "PgUp", "up": "↑", "down": "↓", "home": "Home", "end": "End", "f1": "F1", "space": "Space",
+    "pageup": "PgUp", "up": "↑", "down": "↓", "home": "Home", "end": "End", "f1": "F1", "space": "Space", "tab": "Tab",
 }  # fmt: skip
 
 

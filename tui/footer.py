@@ -26,7 +26,7 @@ class Footer(Choices):
         if isinstance(self.screen.focused, (Answer, Prompt)):
             self.offer([("", Text(keys, "bold").append(f" {label}", "dim")) for keys, label, _ in BOX_KEYS])
             return
-        is_list = app.screen is app.main
+        is_list = self.screen is app.main  # also while a question stands before it
         offered = [action for action in ACTIONS if action.in_footer and (action.scope == "everywhere" or is_list)]
         hints = []
         for action in offered:

@@ -88,7 +88,7 @@ class Headline(OneLine):
             if columns:
                 cpus = [sample.cpu for sample in samples][-columns:]
                 top = max(1.0, *(cpu or 0.0 for cpu in cpus))  # less than a core is not drawn as if it were all
-                text.append(" ").append_text(sparkline(cpus, columns, top=top, is_ascii=app.glyphs.is_ascii))
+                text.append(" ").append_text(sparkline(cpus, len(cpus), top=top, is_ascii=app.glyphs.is_ascii))
         if newest.memory_bytes is not None:
             text.append("   mem ", "dim").append(size(newest.memory_bytes))
         return text

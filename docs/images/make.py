@@ -99,8 +99,12 @@ async def take(life: Life) -> None:
         await driver.until(
             lambda: (found := driver.app.model.by_name("train")) and found.memory_bytes, "it is measured"
         )
+        await driver.until(
+            lambda: any(sample.cpu is not None for sample in driver.app.model.totals.samples), "all are measured"
+        )
         await driver.press("o", "o", "o")
         await driver.until(lambda: driver.main.table.sort_key != "name", "it is sorted")
+        await driver.sees("  cpu ")
         await save(driver, "dashboard")
 
         life.run("analysis", PLOT)
@@ -124,8 +128,11 @@ async def take(life: Life) -> None:
         await driver.press("right", "enter")
         await driver.until(lambda: driver.app.command_log, "it is killed")
 
+        life.post("/api/sessions/analysis/snapshots", {"name": "clean"})
+        life.post("/api/sessions/model/restore", {"snapshot": "untrained"})
         await driver.press("E")
         await driver.sees("omegactl kill agent-1")
+        await driver.sees("goes on from snapshot untrained")
         await save(driver, "events")
 
 
@@ -145,6 +152,8 @@ def take_service() -> None:
                 dashboard.press("right", "enter")
                 dashboard.sees("Restarted; sessions go on.")
                 dashboard.stands("active")
+                dashboard.feed_is("live")
+                dashboard.sees("  mem ")
                 (HERE / "service.svg").write_text(dashboard.photograph())
                 print("service.svg")
         finally:
