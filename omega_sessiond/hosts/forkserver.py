@@ -80,6 +80,8 @@ class ForkServer:
         self._poll.register(connection, select.POLLIN)
         self._poll.register(self._out, select.POLLIN)
         self._title = title.place()
+        # Until one is a session's, without the room that was made for its arguments.
+        title.put([sys.executable, *sys.argv[:3]], self._title)
         self._sigchld = _signal.signal(_signal.SIGCHLD, _wake)
         signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
         self._sigint = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # ^C in the daemon's terminal is the daemon's
