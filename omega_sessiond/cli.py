@@ -279,7 +279,7 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("name", metavar="NAME", help="the session")
     command.add_argument("-o", dest="output", metavar="FILE", help="the file, which must be new; - is standard output")
     command.add_argument("--notebook", action="store_true", help="as a Jupyter notebook")
-    command.add_argument("--state", action="store_true", help="with its saved variables")
+    command.add_argument("--state", action="store_true", help="with its variables, saved first")
     command.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
     command = add("import", "cli_transfer:import_", "a session from an exported file", reads=True)
     command.add_argument("file", metavar="FILE", help="what 'omegactl export' wrote")

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import IO, Any
 
 from omega_sessiond.client import Client, Json, session_path, with_query
-from omega_sessiond.errors import Conflict, ProtocolError
+from omega_sessiond.errors import ProtocolError
 from omega_sessiond.invocation import Invocation, UsageError, creation_options, is_text
 
 LANGUAGES = {"bash": "bash", "node": "javascript", "sqlite3": "sql", "guile": "scheme", "omega": "scheme"}
@@ -66,25 +66,11 @@ def export_to(
     return f"Exported {name} to {file}: {what}."
 
 
-def _save_changes(client: Client, name: str) -> None:
-    """See to it that what is saved is the present state, where that can be done: a busy session's is what it was."""
-    view = client.get(session_path(name))
-    checkpoint = view["checkpoint"]
-    if view["pid"] is not None and (checkpoint is None or not checkpoint["is_current"]):
-        try:
-            client.post(f"{session_path(name)}/save", {})
-        except Conflict:
-            if checkpoint is None or checkpoint["id"] is None:
-                raise
-
-
 @contextmanager
 def _begun(client: Client, name: str, *, with_state: bool, is_notebook: bool) -> Iterator[tuple[Json, Iterator[Json]]]:
     """The first line of an export and those after it: a refusal comes before a file is made."""
     if is_notebook and with_state:
         raise UsageError("A notebook holds no saved variables", hint="Leave --state or --notebook out.")
-    if with_state:
-        _save_changes(client, name)
     path = with_query(f"{session_path(name)}/export", {"state": "true" if with_state else None})
     with closing(client.stream("GET", path)) as lines:
         first = next(lines, None)

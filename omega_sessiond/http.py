@@ -116,7 +116,7 @@ class Stream:
 class Route(Protocol):
     """One row of the table. `query` and `body` are the structs to decode; `body` None takes none; a body that may be
     left out is `body_is_optional`. The handler answers a struct, a list, a Reply, a Wait, a Stream, or an awaitable
-    (carried through even when the client goes) of a struct or a Reply."""
+    (carried through even when the client goes) of a struct, a Reply or a Stream."""
 
     @property
     def handler(self) -> Callable[[Service, Call], Any]: ...
@@ -154,6 +154,12 @@ def _first_lines(status: int, content_type: str) -> str:
     if status != HTTPStatus.NO_CONTENT:
         lines.append(f"Content-Type: {content_type}")
     return "\r\n".join(lines)
+
+
+async def _close(chunks: AsyncIterator[bytes]) -> None:
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        await close()
 
 
 def _error_reply(error: OmegaError) -> Reply:
@@ -331,11 +337,22 @@ class Exchange(Receiver):
 
     async def _later(self, answer: Awaitable[Any]) -> None:
         try:
-            self._answer(await answer)
+            found = await answer
+            if not isinstance(found, Stream):
+                self._answer(found)
+                return
         except OmegaError as error:
             self._fail(error)
+            return
         except Exception:
             self._defect()
+            return
+        if self._connection.closed():
+            await _close(found.chunks)
+            self._done(200)
+            return
+        self._watch(found.execution_id, found.gone)
+        await self._stream(found)
 
     async def _stream(self, answer: Stream) -> None:
         chunks = answer.chunks
@@ -362,9 +379,7 @@ class Exchange(Receiver):
             self._connection.close()
             return
         finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
+            await _close(chunks)
         self._done(200)
 
     def _answer(self, answer: Any) -> None:

@@ -301,8 +301,8 @@ async def is_complete(service: Service, call: Call) -> Any:
     return await service.is_complete(call.params[0], call.body)
 
 
-def export(service: Service, call: Call) -> Any:
-    return Stream(service.transfer.export(call.params[0], with_state=call.query.state))
+async def export(service: Service, call: Call) -> Any:
+    return Stream(await service.transfer.export(call.params[0], with_state=call.query.state))
 
 
 async def import_(service: Service, call: Call) -> Any:

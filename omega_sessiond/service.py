@@ -137,7 +137,7 @@ class Service:
         """Sessions as files. With hashlib as long to load as the journal, and few daemons are asked for it."""
         from omega_sessiond.transfer import Transfer
 
-        return Transfer(self._settings, self._journal, self._keeper, self)
+        return Transfer(self._settings, self._journal, self._keeper, self, self.states)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""

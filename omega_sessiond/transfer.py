@@ -27,6 +27,7 @@ from omega_sessiond.errors import (
     InvalidField,
     InvalidImport,
     JournalError,
+    OmegaError,
     SessionExists,
     SessionNotFound,
 )
@@ -48,7 +49,7 @@ from omega_sessiond.messages import (
 )
 from omega_sessiond.records import ExecutionRecord, Keep
 from omega_sessiond.shelf import CheckpointRecord
-from omega_sessiond.states import Sessions
+from omega_sessiond.states import Sessions, States
 
 FORMAT = 1
 """Of the file. A larger one is of a later version and refused."""
@@ -130,6 +131,8 @@ class StateLine(Struct, frozen=True, tag_field="t", tag="state"):
     variables: Number
     left_out: dict[str, str]
     obstacles: list[str]
+    covers: int | None = None
+    """The last execution whose work it holds, or that was given up for it; None in older files, which say nothing."""
 
     def __post_init__(self) -> None:
         timestamp(self.at)
@@ -157,26 +160,42 @@ _decode = msgspec.json.Decoder(Line).decode
 class Transfer:
     """Export and import of all sessions."""
 
-    def __init__(self, settings: Settings, journal: Journal, keeper: Keeper, sessions: Sessions) -> None:
+    def __init__(
+        self, settings: Settings, journal: Journal, keeper: Keeper, sessions: Sessions, states: States
+    ) -> None:
         self._state_dir = settings.state_dir
         self._journal = journal
         self._keeper = keeper
         self._sessions = sessions
+        self._states = states
 
     # ---- export ----
 
-    def export(self, name: str, *, with_state: bool) -> AsyncIterator[bytes]:
-        """The file, in chunks of whole lines. Raises SessionNotFound, and CannotExport when no state is saved."""
+    async def export(self, name: str, *, with_state: bool) -> AsyncIterator[bytes]:
+        """The file, in chunks of whole lines. Raises SessionNotFound; where nothing is saved nor can be, why."""
         live = self._sessions.find(name)
-        checkpoint = self._keeper.vault.current(live) if with_state else None
-        if with_state and checkpoint is None:
-            raise InvalidField(
-                f"Nothing is saved of session '{name}'",
-                hint="Save it first ('omegactl save'), or leave `state` (--state) out.",
-            )
-        return self._lines(live, checkpoint)
+        checkpoint = await self._saved(live) if with_state else None
+        return self._lines(live, checkpoint, live.record.keep.covers)
 
-    async def _lines(self, live: Live, checkpoint: CheckpointRecord | None) -> AsyncIterator[bytes]:
+    async def _saved(self, live: Live) -> CheckpointRecord:
+        """The present state; where that cannot be saved now, because a command runs, say, the one saved last: what it
+        lacks is told where it is imported."""
+        vault = self._keeper.vault
+        why: OmegaError | None = None
+        view, has_process = vault.view(live), live.host is not None or live.session.link != "absent"
+        if has_process and (view is None or not view.is_current):
+            try:
+                await self._states.save(live.record.name)
+            except OmegaError as error:
+                why = error
+        checkpoint = vault.current(live)
+        if checkpoint is None:
+            raise why or InvalidField(
+                f"Nothing is saved of session '{live.record.name}'", hint="Leave `state` (--state) out."
+            )
+        return checkpoint
+
+    async def _lines(self, live: Live, checkpoint: CheckpointRecord | None, covers: int) -> AsyncIterator[bytes]:
         record = live.record
         state = self._open_state(live, checkpoint)  # now: what is saved next takes the place of these files
         yield _line(
@@ -199,7 +218,12 @@ class Transfer:
         if live.is_deleted:  # what is missing then must not look like a whole file
             raise SessionNotFound(f"Session '{record.name}' was deleted while it was exported")
         if checkpoint is not None:
-            yield _line(StateLine(**{field: getattr(checkpoint, field) for field in StateLine.__struct_fields__}))
+            yield _line(
+                StateLine(
+                    checkpoint.at, checkpoint.execution_id, checkpoint.size_bytes, checkpoint.sha256,
+                    checkpoint.variables, checkpoint.left_out, checkpoint.obstacles, covers,
+                )
+            )  # fmt: skip
         for name, file in state:
             with file:
                 while piece := file.read(PIECE_BYTES):
@@ -271,6 +295,7 @@ class _Intake:
         self._notes: list[str] = []
         self._last_used_at = ""
         self._checkpoint: CheckpointRecord | None = None
+        self._covers = 0
         self._place = ""
 
     async def run(self) -> Imported:
@@ -428,6 +453,8 @@ class _Intake:
         self._place = f"{paths.checkpoints_dir(self._state_dir, self._live.record.id)}/{id}"
         os.makedirs(self._place, mode=0o700)
         after = self._ids.get(line.execution_id, max(self._ids.values(), default=0))
+        covers = max(self._ids, default=0) if line.covers is None else line.covers
+        self._covers = max((new for old, new in self._ids.items() if old <= covers), default=0)
         self._checkpoint = CheckpointRecord(
             id, self._live.record.id, line.at, after, line.size_bytes, line.sha256, line.variables, line.left_out,
             line.obstacles,
@@ -452,10 +479,7 @@ class _Intake:
             fields["last_used_at"] = self._last_used_at
         live, checkpoint = self._live, self._checkpoint
         if checkpoint is not None:
-            fields["keep"] = Keep(
-                checkpoint_id=checkpoint.id, covers=max(self._ids.values(), default=0), is_asleep=True
-            )
-            fields["lost"] = self._keeper.vault.lacking(checkpoint, "imported")
+            fields["keep"] = Keep(checkpoint_id=checkpoint.id, covers=self._covers, is_asleep=True)
         elif self._ids:
             fields["lost"] = Lost("all", "imported without its variables")
         fields["state_reason"] = "imported" if checkpoint or not self._ids else "imported without its variables"
@@ -463,6 +487,8 @@ class _Intake:
             if checkpoint is not None:
                 self._journal.shelf.add(checkpoint)
             self._keeper.recorder.update(live, **fields)
+            if checkpoint is not None:
+                self._keeper.recorder.update(live, lost=self._keeper.vault.loss(live, "imported"))
         live.session.is_asleep = checkpoint is not None
         self._keeper.committed()
 

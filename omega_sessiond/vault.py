@@ -172,7 +172,7 @@ class Vault:
     def _refusal(self, live: Live, host: Host) -> str | None:
         """Why this host cannot be asked to save just now."""
         if host.hello is None or "save" not in host.hello.features:
-            return f"engine {live.record.engine} cannot be saved in this process"
+            return f"its engine '{live.record.engine}' has no way to save its state"
         limit = live.record.limits.memory_bytes
         if limit is not None:
             used = usage.sample(host.pid).memory_bytes

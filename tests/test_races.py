@@ -383,7 +383,7 @@ def test_export_of_a_session_that_is_deleted_meanwhile(tell: Tell) -> None:
     async def story(service: Service) -> None:
         for number in range(60):
             await execute(service, "work", str(number))
-        exported = service.transfer.export("work", with_state=False)
+        exported = await service.transfer.export("work", with_state=False)
         lines = [await anext(exported)]
         await service.delete("work", EndRequest(2.0))
         with pytest.raises(SessionNotFound, match="was deleted while"):
@@ -404,7 +404,7 @@ def test_export_whose_checkpoint_is_gone(tell: Tell) -> None:
         directory = Path(paths.checkpoints_dir(service._state_dir, record.id))
         (directory / str(record.keep.checkpoint_id) / "state").unlink()
         with pytest.raises(JournalError, match="No such file"):
-            await anext(service.transfer.export("work", with_state=True))
+            await anext(await service.transfer.export("work", with_state=True))
 
     tell(story)
 

@@ -16,7 +16,7 @@ import pytest
 from ctl import Omegactl, whatever_it_starts
 from daemon import wait_until
 from isolation import Place
-from life import Life
+from life import FOREVER, Life
 
 PICTURE = """
 class Picture:
@@ -82,12 +82,41 @@ def test_variables_come_along_only_from_who_is_trusted(life: Life, place: Place)
     assert "x" not in life.run("bare", "dir()")["result"]
 
 
+def test_export_saves_first_what_has_changed(life: Life, place: Place) -> None:
+    """A file with variables has those of this moment."""
+    life.run("work", "x = 1")
+    assert life.call("POST", "/api/sessions/work/save").status == 200
+    life.run("work", "x = 2")
+    taken = {"file": put(place, lines(life, "work", "?state=true")), "name": "copy", "trust": True}
+    assert life.call("POST", "/api/import", taken).status == 201
+    found = life.run("copy", "x")
+    assert (found["result"], found["lost"]) == ("2", None)
+
+
+def test_import_says_what_ran_after_the_state_was_saved(life: Life, place: Place) -> None:
+    """Of a busy session the state saved last is exported, and the copy's first answer names what is not in it."""
+    life.run("work", "x = 1")
+    assert life.call("POST", "/api/sessions/work/save").status == 200
+    life.begin_running("work", FOREVER, first="late = 2")
+    exported = lines(life, "work", "?state=true")
+    assert life.call("POST", "/api/sessions/work/interrupt").status == 200
+    done = lines(life, "work")
+    state = [line for line in exported if line["t"] in ("state", "piece")]
+    history = [line for line in done if line["t"] != "end"]
+    file = put(place, [*history, *state, done[-1]])
+    assert life.call("POST", "/api/import", {"file": file, "name": "copy", "trust": True}).status == 201
+    found = life.run("copy", "x, 'late' in dir()")
+    assert found["result"] == "(1, False)"
+    assert "late" in found["lost"]["variables"]
+    assert "ran after the checkpoint" in found["lost"]["reason"]
+
+
 def test_export_without_saved_variables_says_so(life: Life) -> None:
-    """Asking for variables that are not saved is an error with the next step."""
-    life.call("POST", "/api/sessions", {"name": "work"})
+    """Asking for variables where none can be saved is an error that says why."""
+    life.call("POST", "/api/sessions", {"name": "work", "engine": "bash"})
     answer = life.call("GET", "/api/sessions/work/export?state=true")
-    assert (answer.status, answer.code) == (400, "invalid_field")
-    assert "omegactl save" in answer.json["hint"]
+    assert (answer.status, answer.code) == (409, "cannot_save")
+    assert "no way to save" in answer.json["error"]
 
 
 @pytest.mark.parametrize(
