@@ -31,7 +31,9 @@ NEAR_LIMIT = 0.9
 """A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
 other kills, higher misses kills that came in one large allocation."""
 
-CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is made. Where a pipe has its name (the session's code put it there) nobody waits for a reader of it."""
+
 DRAFT = ".new"
 """Behind the name of a file that is not whole yet."""
 
@@ -77,7 +79,7 @@ class Launch(Struct, frozen=True):
     @classmethod
     def load(cls, file: str) -> Launch:
         try:
-            with open(file, "rb") as stream:
+            with wire.open_plain(file) as stream:
                 return msgspec.json.decode(stream.read(), type=cls)
         except (OSError, msgspec.DecodeError) as error:
             raise HostFailed(
@@ -270,7 +272,7 @@ class Host:
     def birth_trouble(self, state_dir: str) -> str:
         """The last lines a process wrote that ended before it could speak."""
         try:
-            with open(_birth_log(state_dir, self.session_id), "rb") as stream:
+            with wire.open_plain(_birth_log(state_dir, self.session_id)) as stream:
                 text = stream.read().decode("utf-8", "replace")
         except OSError:
             return ""

@@ -261,6 +261,10 @@ class States:
                 self._keeper.recorder.update(copy, keep=keep, lost=lost)
         except (OSError, JournalError) as error:
             self._sessions.remove(copy)
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise JournalError(
+                    f"The files of checkpoint {checkpoint.id} are gone", hint="Take another snapshot, or save again."
+                ) from None
             refusal = error if isinstance(error, JournalError) else from_system(error, copy.record.name)
             raise refusal from None
         copy.session.is_asleep = True

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from omega_sessiond import __version__, paths
+from omega_sessiond import __version__, paths, wire
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.errors import (
@@ -237,7 +237,7 @@ class Transfer:
         place = f"{paths.checkpoints_dir(self._state_dir, live.record.id)}/{checkpoint.id}"
         opened: list[tuple[StateFile, BinaryIO]] = []
         try:
-            opened.extend((name, open(f"{place}/{name}", "rb")) for name in STATE_FILES)  # noqa: SIM115
+            opened.extend((name, wire.open_plain(f"{place}/{name}")) for name in STATE_FILES)
         except OSError as error:
             for _, file in opened:
                 file.close()

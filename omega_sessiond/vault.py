@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -44,6 +45,9 @@ COMMANDS_READ = 1000
 """How many commands are looked through for the names that a loss tells."""
 
 NAMES_TOLD = 100
+
+NAMED_AS_OURS = re.compile(r"[A-Za-z0-9]{1,64}(\.new)?\Z")
+"""A checkpoint's directory, or the draft of one."""
 
 AUTOMATIC_KEPT = 5
 """Snapshots of one session that nobody asked for: enough to go back behind a few mistakes."""
@@ -299,8 +303,10 @@ class Vault:
         directory = paths.checkpoints_dir(self._settings.state_dir, live.record.id)
         try:
             known = self._shelf.ids(live.record.id)
-            unknown = [name for name in os.listdir(directory) if name not in known]
-        except (FileNotFoundError, JournalError):
+            # What is not named as a checkpoint is not ours to remove, nor what stands where a link leads.
+            names = [] if os.path.islink(directory) else os.listdir(directory)
+            unknown = [name for name in names if name not in known and NAMED_AS_OURS.match(name)]
+        except (OSError, JournalError):
             return
         for name in unknown:
             remove(f"{directory}/{name}")
@@ -444,6 +450,9 @@ class Vault:
 def remove(place: str) -> None:
     """Away with a checkpoint's directory, as far as that can be done."""
     try:
+        if os.path.islink(place):
+            os.unlink(place)
+            return
         with os.scandir(place) as entries:
             for entry in entries:
                 os.unlink(entry.path)

@@ -11,8 +11,11 @@ Each opens with a `hello` from the daemon; the host answers the control hello wi
 
 from __future__ import annotations
 
+import errno
 import json
-from typing import Any, Dict, Iterator, List
+import os
+import stat
+from typing import Any, BinaryIO, Dict, Iterator, List
 
 WIRE = 1
 FEATURES = ("execute", "interrupt", "input", "complete", "inspect", "is_complete")
@@ -99,16 +102,35 @@ class Splitter:
         return bodies
 
 
+def open_plain(path: str) -> BinaryIO:
+    """A file of a session's directory, for reading. Its code may put there what it likes: OSError for a link, for a
+    pipe, which would hold the reader for ever, and for a device, which would feed him without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a plain file", path)
+    return os.fdopen(descriptor, "rb")
+
+
 def read_log(path: str) -> Iterator[Frame]:
     """The whole frames of a host's log, oldest first. A torn end (the host died while writing) is passed over."""
     splitter = Splitter()
     try:
-        with open(path, "rb") as log:
+        with open_plain(path) as log:
             while True:
                 data = log.read(1 << 20)
                 if not data:
                     return
                 for body in splitter.feed(data):
                     yield unpack(body)
-    except (FileNotFoundError, TornFrame):
+    except TornFrame:
         return
+    except OSError as error:
+        if error.errno not in (
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.EINVAL,
+            errno.ELOOP,
+            errno.ENXIO,
+        ):  # those: it is no log
+            raise

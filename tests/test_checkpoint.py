@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -378,12 +379,17 @@ def _link(file: Path) -> None:
     os.symlink(other, file)
 
 
+def _reword_count(file: Path) -> None:
+    file.write_text(re.sub('"execution_count": [0-9]+', '"execution_count": null', file.read_text()))
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut": ("state", lambda file: os.truncate(file, 100), "is torn: 100 of"),
     "flipped": ("state", _flip, "not as it was written"),
     "gone": ("state", os.unlink, "cannot be read: No such file"),
     "linked": ("state", _link, "cannot be read: Too many levels of symbolic links"),
     "header cut": ("header.json", lambda file: os.truncate(file, 100), "its header is not JSON"),
+    "header of another kind": ("header.json", _reword_count, "is not one of ours"),
     "header without end": ("header.json", lambda file: file.write_text('{"a": ' + "[" * 100_000), "is not JSON"),
     "other interpreter": ("header.json", _reword, "made by another interpreter (version 2.7)"),
 }

@@ -365,6 +365,40 @@ def test_links_in_a_sessions_directory_are_not_followed(life: Life, place: Place
     assert target.read_text() == "precious"
 
 
+@pytest.mark.parametrize("name", ["launch.json", "frames.log", "birth.log", "checkpoints/{id}/state"])
+def test_pipes_in_a_sessions_directory_hold_nobody(life: Life, place: Place, name: str) -> None:
+    """A pipe that a session's code has put where a file of its own was keeps neither the daemon nor others waiting."""
+    life.run("work", "x = 1")
+    saved = life.post("/api/sessions/work/save")
+    file = place.state_dir / "sessions" / saved["id"] / name.format(id=saved["checkpoint"]["id"])
+    life.run("work", f"import os\nif os.path.exists({str(file)!r}): os.unlink({str(file)!r})\nos.mkfifo({str(file)!r})")
+    for ask in ("kill", "fork", "restart"):
+        body = {"name": "copy", "from_checkpoint": True} if ask == "fork" else {"budget_s": 2}
+        assert life.call("POST", f"/api/sessions/work/{ask}", body).status in (200, 201, 409, 502)
+    assert life.execute("work", "1").status in (200, 502)
+    assert life.run("other", "1")["result"] == "1"
+    life.call("GET", "/api/sessions/work/timeline")
+    life.restart()
+    assert life.run("other", "2")["result"] == "2"
+
+
+def test_checkpoints_elsewhere_cost_nothing_there(life: Life, place: Place) -> None:
+    """Where the directory of a session's checkpoints has become a link, nothing is removed from where it leads."""
+    life.run("work", "x = 1")
+    directory = place.state_dir / "sessions" / life.post("/api/sessions/work/save")["id"] / "checkpoints"
+    precious = place.base / "elsewhere" / "thing"
+    precious.mkdir(parents=True)
+    (precious / "file").write_text("precious")
+    directory.rename(place.base / "moved")
+    directory.symlink_to(precious.parent)
+    life.run("work", "x = 2")
+    life.call("POST", "/api/sessions/work/save")
+    life.call("POST", "/api/sessions/work/snapshots", {"name": "state"})
+    life.call("DELETE", "/api/sessions/work/snapshots/state")
+    assert life.call("DELETE", "/api/sessions/work", {"budget_s": 2}).status == 204
+    assert (precious / "file").read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

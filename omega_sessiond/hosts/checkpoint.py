@@ -32,7 +32,7 @@ LARGE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no pipe in a file's place holds the reader
 
 Header = Dict[str, Any]
 
@@ -139,7 +139,8 @@ def read_header(directory: str, id: str) -> Header:
         raise CannotLoad("checkpoint %s cannot be read: %s" % (id, error.strerror)) from None
     except (ValueError, RecursionError):
         raise CannotLoad("checkpoint %s is torn: its header is not JSON" % id) from None
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+    numbers = ("format", "execution_id", "execution_count")
+    if not isinstance(header, dict) or any(type(header.get(name)) is not int for name in numbers):
         raise CannotLoad("checkpoint %s is torn: its header is not one of ours" % id)
     if header["format"] > FORMAT:
         raise CannotLoad("checkpoint %s was written by a later version (%s)" % (id, header.get("made_by")))
