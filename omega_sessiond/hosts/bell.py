@@ -14,9 +14,10 @@ class Bell:
         self._out = self._in = -1
 
     def open(self) -> None:
-        """Hang it up: before that it cannot be heard."""
-        self._out, self._in = os.pipe()
-        os.set_blocking(self._in, False)
+        """Hang it up, unless it hangs: before that it cannot be heard."""
+        if self._out < 0:
+            self._out, self._in = os.pipe()
+            os.set_blocking(self._in, False)
 
     def ring(self) -> None:
         try:

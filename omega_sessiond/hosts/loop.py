@@ -142,6 +142,7 @@ class Host:
         """Be the host of this session: with its log, its listener, and the bounds of its output."""
         self.session = session
         self._trouble = trouble
+        self._open_bells()
         self.outbox.open(log)
         self.output.bound(head_bytes, tail_bytes, data_bytes)
         self.helper.listen(_socket.socket(fileno=listener))
@@ -160,12 +161,16 @@ class Host:
 
     def listen(self, engine: Engine) -> None:
         self._engine = engine
-        self._bell.open()
-        self.helper.bell.open()
+        self._open_bells()
         self.saves.attach(self._engine)
         self._poll.register(self._bell, select.POLLIN)
         self.output.capture()
         self.helper.start()
+
+    def _open_bells(self) -> None:
+        """A spare listens before it takes a session; in another process the engine's own making wants to hear them."""
+        self._bell.open()
+        self.helper.bell.open()
 
     def become(self, launch: wire.Frame, listener: _socket.socket) -> None:
         """In a forked child: go on as the host of another session, with all variables."""
