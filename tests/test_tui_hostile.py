@@ -51,7 +51,11 @@ def watched(life: Life, name: str, payload: str) -> bytes:
         """An expression that is this text and does not show it."""
         return f"text({place!r})"
 
-    made = life.call("POST", "/api/sessions", {"name": name, "labels": {"note": marked("label")[:256]}})
+    directory = life.place.base / marked("directory").replace("/", "")
+    directory.mkdir()
+    made = life.call(
+        "POST", "/api/sessions", {"name": name, "cwd": str(directory), "labels": {"note": marked("label")[:256]}}
+    )
     assert made.status == 201, made
     shown = f"bytes.fromhex('{payload.encode().hex()}').decode()"
     life.run(name, f"def text(place): return f'{{place}}-begins ' + {shown} + f'{{place}}-ends'")
@@ -59,6 +63,11 @@ def watched(life: Life, name: str, payload: str) -> bytes:
     life.run(name, f"class R:\n    def __repr__(self): return {code('result')}\nR()")
     life.execute(name, f"raise ValueError({code('error')})")
     life.run(name, f"class M:\n    def _repr_mimebundle_(self, **k): return {{'text/' + {code('mime')}: 'x'}}\nM()")
+    life.run(name, f"globals()[{code('variable')}] = (one for one in ())")
+    life.run(
+        name,
+        f"import threading\nend = threading.Event()\nthreading.Thread(target=end.wait, name={code('thread')}).start()",
+    )
     life.run(name, f"class N:\n    def __reduce__(self): raise ValueError({code('reason')})\nn = N()")
     life.post(
         f"/api/sessions/{name}/snapshots", {"name": "state", "note": marked("note"), "tags": ["tag-" + payload[:9]]}
@@ -73,9 +82,12 @@ def watched(life: Life, name: str, payload: str) -> bytes:
             person.sees(f"{place}-ends")
         person.type("2")
         person.sees("label-begins")
+        person.sees("directory-begins")
         person.type("4")
         person.sees("note-ends")
         person.sees("reason-begins")
+        person.sees("variable-begins")
+        person.sees("thread-begins")
         person.type("5")
         person.sees("snapshot state")
         person.type("1")
@@ -100,8 +112,9 @@ def watched(life: Life, name: str, payload: str) -> bytes:
 
 
 def test_no_payload_reaches_the_terminal(life: Life) -> None:
-    """Output, results, errors, commands, prompts, answers, labels, snapshots, types of data, log lines and events reach
-    the terminal as letters: no kind of sequence that harmless text does not bring, no C1, markup as it was written."""
+    """Output, results, errors, commands, prompts, answers, labels, directories, snapshots and what they lack, types of
+    data, log lines and events reach the terminal as letters: no kind of sequence that harmless text does not bring, no
+    C1, markup as it was written."""
     harmless = watched(life, "harmless", "harmless ")
     hostile = watched(life, "hostile", PAYLOAD)
     assert kinds(hostile) <= kinds(harmless), kinds(hostile) - kinds(harmless)
