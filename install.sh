@@ -190,6 +190,7 @@ remove_units() {
       "$config_home/systemd/user/sockets.target.wants/omega-sessiond-tcp.socket"
   fi
   for name in $unit_names; do rm -f "$units/$name"; done
+  rmdir "$units" "$data_home/systemd" 2>/dev/null || true
   if [ -z "$(use_systemd=yes; why_no_manager)" ]; then
     systemctl --user daemon-reload || true
     systemctl --user reset-failed 'omega-sessiond*' 2>/dev/null || true
@@ -402,7 +403,9 @@ install_units() { # the names of units whose text changed
   for socket in $sockets; do
     # A listener can be had only while the daemon is down. It owns nothing: the next request starts it again.
     case " $* $(systemctl --user is-active "$socket") " in
-      *" $socket "* | *" inactive "*) systemctl --user stop omega-sessiond.service "$socket" ;;
+      *" $socket "* | *" inactive "*) # without its warning that another socket may start it again: that is wanted
+        systemctl --user stop omega-sessiond.service "$socket" 2>/dev/null || true
+        ;;
     esac
   done
   # shellcheck disable=SC2086 # a list

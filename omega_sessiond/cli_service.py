@@ -173,6 +173,7 @@ def logs(call: Invocation) -> int:
     state_dir = call.target.state_dir
     if state_dir is None:
         raise UsageError("The log of a daemon named by --socket is not known here")
+    marks = _marks(call, args.name) if args.name else []
     units = manager.look()
     if units is not None and units.are_installed and not control.is_elsewhere(call.target):
         chosen = [manager.scope(args.name, state_dir)] if args.name else [manager.SERVICE, manager.SOCKET]
@@ -185,7 +186,7 @@ def logs(call: Invocation) -> int:
     if not os.path.exists(path):
         screen.say(f"There is no log yet: {path}")
         return 0
-    wanted = _about(call, args.name) if args.name else None
+    wanted = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, marks))})(?![\w-])") if marks else None
     if args.follow:
         for line in _followed(path, args.count, wanted):
             screen.line(line)
@@ -195,15 +196,16 @@ def logs(call: Invocation) -> int:
     return 0
 
 
-def _about(call: Invocation, name: str) -> re.Pattern[str]:
-    """What marks the lines of one session, its name or its id."""
-    marks = [re.escape(name)]
+def _marks(call: Invocation, name: str) -> list[str]:
+    """What marks the lines of one session, its name and its id; says when there is none of that name."""
     try:
-        with Client(call.target, may_start=False) as client:
-            marks.append(re.escape(client.get(session_path(name))["id"]))
+        with Client(call.target, may_start=False, may_wake=False) as client:
+            return [name, client.get(session_path(name))["id"]]
+    except SessionNotFound:
+        call.screen.say(f"No session is called '{name}' now: this is what there was of one.")
     except OmegaError:
-        pass  # not running, or gone: its name must do
-    return re.compile(rf"(?<![\w.-])({'|'.join(marks)})(?![\w-])")
+        pass  # no daemon runs: its name must do
+    return [name]
 
 
 def _last_lines(path: str, count: int | None, wanted: re.Pattern[str] | None) -> Iterator[str]:

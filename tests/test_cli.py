@@ -321,7 +321,8 @@ def test_logs_are_the_daemons_and_one_sessions(omegactl: Omegactl) -> None:
     omegactl("exec", "work", "-c", "import os; os.kill(os.getpid(), 9)")
     about = omegactl("logs", "work").out
     assert about and all("work" in line for line in about.splitlines())
-    assert omegactl("logs", "nobody").out == ""
+    done = omegactl("logs", "nobody")
+    assert (done.out, "No session is called 'nobody' now" in done.err) == ("", True)
 
 
 def test_omegallm_users_feel_at_home(omegactl: Omegactl, place: Place) -> None:
