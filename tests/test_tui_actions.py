@@ -36,7 +36,9 @@ def does(*ids: str) -> Callable[[Story], Story]:
 
 async def answer(dashboard: Driver, button: str) -> None:
     """Press a button of the modal that comes, by the keyboard: under a mouse it may move while something is told."""
-    (await _button(dashboard, button)).focus()
+    found = await _button(dashboard, button)
+    await dashboard.until(lambda: not found.has_class("-active"), "it shows no longer that it has been pressed")
+    found.focus()
     await dashboard.press("enter")
 
 
