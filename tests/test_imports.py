@@ -82,6 +82,14 @@ def test_client_runs_on_the_standard_library_alone() -> None:
     _loaded("\n".join(f"import omega_sessiond.{module}" for module in CLIENT), "-S")
 
 
+def test_first_picture_waits_for_nothing_that_it_does_not_show() -> None:
+    """The dashboard starts without the box, forms, questions, tabs that are not open, other screens and HTTP."""
+    loaded = _loaded("import tui.app, tui.keys")
+    later = {"forms", "formdeeds", "info", "modals", "prompt", "statetabs", "screens.events", "screens.service"}
+    assert not loaded & {f"tui.{name}" for name in later}
+    assert not loaded & {"http.client", "omega_sessiond.transport", "tomllib", "PIL"}
+
+
 def test_daemon_loads_no_host_code() -> None:
     """The daemon, with all it loads at the start, has nothing of hosts/ and nothing that unpickles."""
     loaded = _loaded("import omega_sessiond.server")

@@ -9,10 +9,12 @@ from rich.text import Text
 
 from tui.actions import ACTIONS, BOX_KEYS, shown_key
 from tui.lines import Choices
-from tui.prompt import Answer, Prompt
 
 if TYPE_CHECKING:
     from tui.app import Dashboard
+
+BOX = ("prompt", "answer")
+"""Where one writes, by id: to know the classes would be to load a text area before the first picture."""
 
 LAST = ("help", "quit")
 """Kept at any width: without them one is lost."""
@@ -23,7 +25,7 @@ class Footer(Choices):
 
     def show(self) -> None:
         app = cast("Dashboard", self.app)
-        if isinstance(self.screen.focused, (Answer, Prompt)):
+        if self.screen.focused is not None and self.screen.focused.id in BOX:
             self.offer([("", Text(keys, "bold").append(f" {label}", "dim")) for keys, label, _ in BOX_KEYS])
             return
         is_list = self.screen is app.main  # also while a question stands before it
