@@ -25,7 +25,8 @@ def test_runs_and_prints_its_table(name: str, tmp_path: Path, capsys: pytest.Cap
         assert 0 < row["median"] <= row["p99"]
         assert re.search(rf"^  {re.escape(row['name'])} .* {row['n']}$", printed, re.MULTILINE)
     for figure in found["figures"]:
-        assert figure["value"] > 0 or figure["name"].startswith("wake-ups")  # of which there are meant to be none
+        # None is meant to be woken, and a difference of single measurements may be on either side of nothing.
+        assert figure["value"] > 0 or figure["name"].startswith(("wake-ups", "("))
         assert figure["name"] in printed
 
 
