@@ -184,10 +184,11 @@ def _add_executions(add: Any) -> None:
     command.add_argument("--json", action="store_true", help="short for --format json")
     command.add_argument("--no-create", action="store_true", help="fail when the session does not exist")
     command.add_argument("--key", metavar="KEY", help="idempotency key: repeated with it, the command runs once")
+    _add_creation(command.add_argument_group("of a session that this creates"))
 
     command = add("repl", "repl:run", "work in a session, which is created on first use")
     command.add_argument("name", nargs="?", metavar="NAME", help="the session (default: main)")
-    _add_creation(command)
+    _add_creation(command.add_argument_group("of a session that this creates"))
 
     command = add("wait", "cli_executions:wait", "wait for an execution, or for all of a session's", reads=True)
     command.add_argument("what", metavar="NAME|ID", help="a session, or the id of an execution")
@@ -294,7 +295,7 @@ def _add_sessions(add: Any) -> None:
     command.add_argument("--session", metavar="NAME", help="of this session only")
 
 
-def _add_creation(command: argparse.ArgumentParser) -> None:
+def _add_creation(command: argparse._ActionsContainer) -> None:
     command.add_argument("--engine", metavar="E", help="what evaluates (default: python)")
     command.add_argument("--python", metavar="P", help="interpreter (default: that of $VIRTUAL_ENV)")
     command.add_argument("--cwd", metavar="D", help="working directory (default: this one)")
@@ -302,7 +303,7 @@ def _add_creation(command: argparse.ArgumentParser) -> None:
     _add_limits(command)
 
 
-def _add_limits(command: argparse.ArgumentParser) -> None:
+def _add_limits(command: argparse._ActionsContainer) -> None:
     absent = argparse.SUPPRESS
     command.add_argument("--mem", type=_bytes, default=absent, metavar="M", help="memory: 512M, 4G, none")
     command.add_argument("--tasks", type=_count, default=absent, metavar="N", help="processes and threads, or none")

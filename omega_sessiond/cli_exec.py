@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from omega_sessiond.following import Detached, Following, LeftBehind, Text, notes
@@ -34,7 +35,7 @@ def run(call: Invocation) -> int:
         options["idempotency_key"] = begun.idempotency_key
     if args.timeout is not None:
         options["timeout_s"] = args.timeout
-    creation = None if args.no_create else call.creation
+    creation = None if args.no_create else partial(_creation, call)
     if args.detach:
         execution = call.client.submit(args.name, {**options, "wait_s": 0, "max_output": 0}, creation)
         if form == "text":
@@ -44,6 +45,12 @@ def run(call: Invocation) -> int:
         return 0
     options["max_output"] = 0 if form == "text" else UNBOUNDED
     return _follow(call, options, form, creation)
+
+
+def _creation(call: Invocation) -> Json:
+    from omega_sessiond.cli_sessions import creation_body  # for a session that is not there alone
+
+    return creation_body(call)
 
 
 def run_as_omegallm(call: Invocation) -> int:

@@ -174,6 +174,16 @@ def test_key_makes_a_repeated_command_run_once(omegactl: Omegactl) -> None:
     assert omegactl("exec", "work", "-c", "n", "--key", "once").code == 5
 
 
+def test_options_of_a_session_that_is_created(omegactl: Omegactl, place: Place) -> None:
+    """exec takes what new takes, for a session that is not there; one that is there is used as it is."""
+    options = ("--engine", "bash", "--cwd", "/", "--env", "WHO=me", "--label", "team=red")
+    assert omegactl("exec", "work", *options, "-c", "pwd; echo $WHO").out == "/\nme\n"
+    assert json.loads(omegactl("show", "work", "--json").out)["labels"] == {"team": "red"}
+    assert omegactl("exec", "work", "--engine", "python", "-c", "echo $WHO").out == "me\n"
+    done = omegactl("exec", "other", "--engine", "bsah", "-c", "1")
+    assert (done.code, "Did you mean 'bash'?" in done.err) == (2, True)
+
+
 def test_no_create_creates_nothing(omegactl: Omegactl) -> None:
     """--no-create is exit code 4 for a session that is not there."""
     assert omegactl("exec", "work", "-c", "1", "--no-create").code == 4
