@@ -405,7 +405,7 @@ class Host:
         if bye is not None:
             return Death(left(bye), "left")
         if self._was_put_down:
-            return Death("its process became another program (exec) and was ended", "killed")
+            return Death("its process became another program (exec) or closed its socket, and was ended", "killed")
         if oom_killed and exit.signal in (signal.SIGKILL, None) and exit.status is None:
             return Death("killed: out of memory" + self._memory_words(exit), "out_of_memory")
         if exit.signal == signal.SIGKILL and self._near_limit(exit):

@@ -80,6 +80,17 @@ def test_session_without_room_for_a_thread_is_saved_and_forks(life: Life) -> Non
     assert life.run("work", "x")["result"] == "1"
 
 
+def test_session_that_lets_go_of_its_socket_is_told_of(life: Life) -> None:
+    """Code that puts something else behind every descriptor of its host's ends the session, with the reason."""
+    life.execute(
+        "work", "import os\nnull = os.open('/dev/null', os.O_RDWR)\nfor one in range(3, 64):\n    os.dup2(null, one)"
+    )
+    wait_until(lambda: life.session("work")["state"] == "dead", "it is given up")
+    assert "closed its socket" in life.session("work")["state_reason"]
+    after = life.run("work", "'null' in globals()")
+    assert (after["result"], after["lost"]["variables"]) == ("False", "all")
+
+
 def test_process_that_stands_still_keeps_nobody_waiting(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process is told of to whoever asks it or wants it saved, and goes on when it is let."""
     monkeypatch.setattr(services, "QUESTION_S", 0.2)
