@@ -40,6 +40,9 @@ WORDS_KEPT = 4000
 """Characters kept of what the kernel's process prints past Jupyter: why it ends stands there. It is no output:
 ipykernel repeats there what it has sent, and others log there."""
 
+LONG_S = 0.05
+"""Who dies of memory has taken it first, which takes longer than this."""
+
 CHANNELS = ("shell", "control", "stdin", "iopub")
 
 DELIMITER = b"<IDS|MSG>"
@@ -106,6 +109,7 @@ class LocalKernel:
         self._is_settled = False
         self._count = 0
         self._oom = Oom()
+        self._begun_at = 0.0
         self._sockets: Dict[Any, str] = {}
         self._pipes: Dict[int, Tuple[str, codecs.IncrementalDecoder]] = {}
         try:
@@ -171,8 +175,6 @@ class LocalKernel:
 
     def send(self, channel: str, kind: str, content: Dict[str, Any]) -> str:
         self._count += 1
-        if kind == "execute_request":
-            self._oom.look()
         id = "%s_%d" % (self._session.session, self._count)
         header = {
             "msg_id": id,
@@ -184,7 +186,15 @@ class LocalKernel:
         }
         parts = [_pack(part).encode("ascii") for part in (header, {}, {}, content)]
         self._channels[channel].send_multipart([DELIMITER, self._session.sign(parts), *parts])
+        if kind == "execute_request":
+            self._look_for_kills()
         return id
+
+    def _look_for_kills(self) -> None:
+        """Something that the command before this one ran may have died of memory, if that took its time."""
+        begun_at, self._begun_at = self._begun_at, time.monotonic()
+        if self._begun_at - begun_at >= LONG_S:
+            self._oom.look()
 
     def wait(self, timeout_s: Optional[float]) -> List[Message]:
         messages: List[Message] = []
