@@ -41,11 +41,12 @@ def test_enter_runs_what_is_whole_and_opens_a_line_otherwise(life: Life) -> None
 
 
 def test_footer_shows_the_keys_of_the_box(life: Life) -> None:
-    """While one writes, the last line names the keys that the box has; else those of the list."""
+    """While one writes, the last line names the keys that the box has, the one that leaves it at any width; else those
+    of the list."""
     life.execute("work", "x = 41")
 
     async def story() -> None:
-        async with driven() as dashboard:
+        async with driven(size=(60, 30)) as dashboard:
             await prompt_of(dashboard)
             await dashboard.sees("Esc Leave")
             await dashboard.press("escape")

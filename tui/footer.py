@@ -26,7 +26,7 @@ class Footer(Choices):
     def show(self) -> None:
         app = cast("Dashboard", self.app)
         if self.screen.focused is not None and self.screen.focused.id in BOX:
-            self.offer([("", Text(keys, "bold").append(f" {label}", "dim")) for keys, label, _ in BOX_KEYS])
+            self._offer([("", Text(keys, "bold").append(f" {label}", "dim")) for keys, label, _ in BOX_KEYS], 1)
             return
         is_list = self.screen is app.main  # also while a question stands before it
         offered = [action for action in ACTIONS if action.in_footer and (action.scope == "everywhere" or is_list)]
@@ -35,9 +35,13 @@ class Footer(Choices):
             text = Text(shown_key(app.keys_of(action)), "bold")
             text.append(f" {action.label}", "dim")
             hints.append((action.id, text))
+        self._offer(hints, len(LAST))
+
+    def _offer(self, hints: list[tuple[str, Text]], kept: int) -> None:
+        """As many as there is room for; the last ones, which lead away from here, at any width."""
         room = self.size.width - 1
-        while len(hints) > len(LAST) and sum(len(text) + 2 for _, text in hints) > room:
-            hints.pop(-len(LAST) - 1)
+        while len(hints) > kept and sum(len(text) + 2 for _, text in hints) > room:
+            hints.pop(-kept - 1)
         self.offer(hints)
 
     def on_mount(self) -> None:
