@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
@@ -86,7 +87,7 @@ class Headline(OneLine):
         if newest.cpu is not None:
             text.append("   cpu ", "dim").append(f"{newest.cpu * 100:.0f}%")
             if columns:
-                cpus = [sample.cpu for sample in samples][-columns:]
+                cpus = [*dropwhile(lambda cpu: cpu is None, (sample.cpu for sample in samples))][-columns:]
                 top = max(1.0, *(cpu or 0.0 for cpu in cpus))  # less than a core is not drawn as if it were all
                 text.append(" ").append_text(sparkline(cpus, len(cpus), top=top, is_ascii=app.glyphs.is_ascii))
         if newest.memory_bytes is not None:
