@@ -193,8 +193,9 @@ def test_code_is_changed_where_it_would_be_misread(code: str, sent: str) -> None
 
 def test_command_within_a_form_is_refused() -> None:
     """A line that the program would obey in the middle of a form is named."""
-    refusal = Counter(Syntax(OMEGA["syntax"]), OMEGA).prepare("(f\n:help)")[1]
-    assert refusal == "line 2 is within a form, and the program would take it for a command"
+    counter = Counter(Syntax(OMEGA["syntax"]), OMEGA)
+    assert counter.prepare("(f\n:help)")[1] == "line 2 is within a form, and the program would take it for a command"
+    assert "which ends with its line" in counter.prepare(":debug (f\n1)")[1]
 
 
 def test_string_that_cannot_be_sent_is_refused() -> None:

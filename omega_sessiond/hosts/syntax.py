@@ -138,6 +138,8 @@ class Counter:
                 return "", "line %d is within a string, and the program would leave it out" % number
             if is_command and form:
                 return "", "line %d is within a form, and the program would take it for a command" % number
+            if is_command and self._syntax.judge(line).status == "incomplete":
+                return "", "line %d is a command of the program's, which ends with its line, and is not whole" % number
             if is_skipped or is_command:
                 sent.append(line)
                 continue
