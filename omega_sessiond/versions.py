@@ -45,10 +45,18 @@ def ask(command: Sequence[str], answer_s: float = ANSWER_S) -> str | None:
     """Run it without input and read the first version in what it prints."""
     import tempfile  # with its random names as long to load as the rest of this file, for a question seldom asked
 
+    # One with a Python inside (gdb) would run what PYTHONPATH, or the directory the daemon was started in, has for it.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryFile() as said:  # no pipe: what it leaves running could hold that open
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+                env=env,
             )
         except OSError:
             return None
