@@ -159,3 +159,5 @@ def tell(screen: Screen, execution: Json) -> None:
     if screen.talks_to_terminal:
         for line in how_to_get(execution):
             screen.say(line)
+        if execution["should_exit"]:
+            screen.say("The code asked to leave; the session lives on.")

@@ -21,8 +21,11 @@ NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 INTERRUPTED = 130
 CANNOT_WRITE = 125
 EXIT_CODES = {b"ok": 0, b"error": 1}
+
 SPEAKING = (b"omega-lost", b"omega-truncated", b"omega-resumed-from")
 """Headers of what has to be told: the long way does that."""
+TO_A_PERSON = (b"omega-data", b"omega-should-exit")
+"""And of what somebody at a terminal is told: how to get a picture, that exit() ends no session."""
 
 
 class Begun:
@@ -158,7 +161,7 @@ class _Head:
             and b"transfer-encoding" not in headers
             and status in EXIT_CODES
             and not any(field in headers for field in SPEAKING)
-            and not (b"omega-data" in headers and posix.isatty(2))  # a person is told how to get it
+            and not (any(name in headers for name in TO_A_PERSON) and posix.isatty(2))
         )
 
 

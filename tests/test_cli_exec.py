@@ -295,7 +295,15 @@ def test_second_interrupt_detaches(omegactl: Omegactl) -> None:
     omegactl("kill", "work", "--budget", "0.1")
 
 
-# ---- input() ----
+# ---- exit() and input() ----
+
+
+def test_exit_is_told_to_a_person(omegactl: Omegactl) -> None:
+    """exit() ends no session: whoever typed it learns so, and a program finds an empty stderr."""
+    assert omegactl("exec", "work", "-c", "exit()").err == ""
+    with omegactl.at_terminal("exec", "work", "-c", "exit(3)") as terminal:
+        terminal.until("the session lives on")
+        assert terminal.end() == 0
 
 
 def test_input_is_asked_at_the_terminal(omegactl: Omegactl) -> None:
