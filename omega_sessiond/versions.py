@@ -19,6 +19,9 @@ SAID_BYTES = 4096
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+\S*")
 
+_ASIDE = re.compile(r"\s\([^)]*\)")
+"""Such as "(Debian 13.1-3)", the package's."""
+
 
 class Versions:
     """What programs have said."""
@@ -70,5 +73,6 @@ def ask(command: Sequence[str], answer_s: float = ANSWER_S) -> str | None:
             pass  # it and all that it has started have ended
         process.wait()
         said.seek(0)
-        found = _VERSION.search(said.read(SAID_BYTES).decode("utf-8", "replace"))
+        text = said.read(SAID_BYTES).decode("utf-8", "replace")
+        found = _VERSION.search(_ASIDE.sub("", text)) or _VERSION.search(text)
     return found.group().rstrip(",;:)") if found else None

@@ -156,7 +156,9 @@ def _program(directory: Path, script: str) -> str:
 @pytest.mark.parametrize(
     ("script", "version"),
     [
-        ("echo 'GNU toy (Debian 13.1-3) 13.1'", "13.1-3"),
+        ("echo 'GNU toy (Debian 13.1-3) 13.1'", "13.1"),
+        ("echo 'toy (version 2.0)'", "2.0"),
+        ("echo 'GNU toy, version 5.2.15(1)-release (x86_64-pc-linux-gnu)'", "5.2.15(1)-release"),
         ("echo v20.20.2", "20.20.2"),
         ("echo 3.40.1 2022-12-28 >&2", "3.40.1"),
         ("echo no; exit 1", None),
