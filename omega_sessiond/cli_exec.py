@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from omega_sessiond.client import session_path
+from omega_sessiond.errors import SessionNotFound
 from omega_sessiond.following import Detached, Following, LeftBehind, Text, notes
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.keyboard import Keyboard
@@ -35,6 +37,8 @@ def run(call: Invocation) -> int:
         options["idempotency_key"] = begun.idempotency_key
     if args.timeout is not None:
         options["timeout_s"] = args.timeout
+    if args.engine is not None:
+        _refuse_other_engine(call)
     creation = None if args.no_create else partial(_creation, call)
     if args.detach:
         execution = call.client.submit(args.name, {**options, "wait_s": 0, "max_output": 0}, creation)
@@ -45,6 +49,20 @@ def run(call: Invocation) -> int:
         return 0
     options["max_output"] = 0 if form == "text" else UNBOUNDED
     return _follow(call, options, form, creation)
+
+
+def _refuse_other_engine(call: Invocation) -> None:
+    """Code that was meant for one engine does not run in another."""
+    name, engine = call.args.name, call.args.engine
+    try:
+        session = call.client.get(session_path(name))
+    except SessionNotFound:
+        return
+    if session["engine"] != engine:
+        raise UsageError(
+            f"Session '{name}' exists, and its engine is {session['engine']}, not {engine}",
+            hint="Leave --engine out, or name another session.",
+        )
 
 
 def _creation(call: Invocation) -> Json:

@@ -175,11 +175,14 @@ def test_key_makes_a_repeated_command_run_once(omegactl: Omegactl) -> None:
 
 
 def test_options_of_a_session_that_is_created(omegactl: Omegactl, place: Place) -> None:
-    """exec takes what new takes, for a session that is not there; one that is there is used as it is."""
+    """exec takes what new takes, for a session that is not there; one that is there is used as it is, unless the code
+    is meant for another engine."""
     options = ("--engine", "bash", "--cwd", "/", "--env", "WHO=me", "--label", "team=red")
     assert omegactl("exec", "work", *options, "-c", "pwd; echo $WHO").out == "/\nme\n"
     assert json.loads(omegactl("show", "work", "--json").out)["labels"] == {"team": "red"}
-    assert omegactl("exec", "work", "--engine", "python", "-c", "echo $WHO").out == "me\n"
+    assert omegactl("exec", "work", "--engine", "bash", "--label", "team=blue", "-c", "echo $WHO").out == "me\n"
+    done = omegactl("exec", "work", "--engine", "python", "-c", "WHO = 1")
+    assert (done.code, done.out, "its engine is bash, not python" in done.err) == (2, "", True)
     done = omegactl("exec", "other", "--engine", "bsah", "-c", "1")
     assert (done.code, "Did you mean 'bash'?" in done.err) == (2, True)
 
