@@ -34,6 +34,9 @@ def _kind(descriptor):
         return stat.S_IFMT(os.fstat(descriptor).st_mode), os.get_inheritable(descriptor)
     except OSError:
         return None
+def _exported():
+    with os.popen("env -0") as pipe:  # closed here: a shell that has not ended yet would keep it open
+        return pipe.read().count(chr(0))
 _status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
 _internal = 3 << 31  # the C library's own two, which posix_spawn leaves otherwise than fork does
 _umask = os.umask(0); os.umask(_umask)
@@ -47,7 +50,7 @@ _umask = os.umask(0); os.umask(_umask)
     "executable": (sys.executable, sys.prefix, sys.base_prefix),
     "warnings": sys.warnoptions,
     "environ": dict(os.environ),
-    "getenv": os.popen("env -0").read().count(chr(0)),
+    "getenv": _exported(),
     "cwd": os.getcwd(),
     "umask": _umask,
     "limits": [resource.getrlimit(number) for number in range(16)],

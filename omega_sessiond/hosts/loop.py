@@ -152,6 +152,10 @@ class Host:
     def start(self, engine: Engine) -> None:
         """Take over the signals and descriptors 1 and 2, and begin to listen."""
         border.guard()
+        self.prepare(engine)
+
+    def prepare(self, engine: Engine) -> None:
+        """All of it but the signals: a spare that is told to end does so."""
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._after_fork_in_parent,

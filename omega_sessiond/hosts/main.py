@@ -68,9 +68,10 @@ def main(arguments: list[str]) -> int:
         host = loop.Host()  # made here, they take no memory of the children's own
         engine = make(host, {})
 
-        def become(spare: Any, begin: Callable[[Any], None]) -> None:
+        def become(spare: Any, begin: Callable[[Any], None], guard: Callable[[], None]) -> None:
             begin(engine)
             birth = spare.wait()
+            guard()
             try:
                 occupy(host, birth.launch, birth.listener, birth.trouble)
             except Exception as error:  # the outermost edge of a process whose sys.stderr is the session's by now
@@ -80,9 +81,12 @@ def main(arguments: list[str]) -> int:
             sys.argv = [""]
 
         def rehearse() -> None:
-            forkserver.rehearse(host, engine, lambda connections: become(server.spare(connections), host.listen))
+            forkserver.rehearse(
+                host, engine, lambda connections: become(server.spare(connections), host.listen, lambda: None)
+            )
 
-        become(server.serve(rehearse), host.start)  # `serve` returns in a child alone, which is a session's
+        spare = server.serve(rehearse)  # returns in a child alone, which is to be a session's
+        become(spare, host.prepare, loop.border.guard)
     else:
         with open(arguments[0], encoding="utf-8") as file:
             launch = json.load(file)
