@@ -150,9 +150,10 @@ class Link:
     async def take_up(self, session_id: str, control: socket.socket, command: socket.socket) -> HostHello:
         """As `open`, of a host that was made with these connections and our hello."""
         self._control, self._command = _Connection(control, self._lose), _Connection(command, self._lose)
-        self._command.read(self._received)
         try:
-            return await self._hear(self._control, session_id)
+            answer = await self._hear(self._control, session_id)
+            self._command.read(self._received)  # not before: its end would close what is waited for
+            return answer
         except BaseException:
             self.close()
             raise
