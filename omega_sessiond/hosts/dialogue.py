@@ -105,6 +105,8 @@ class Dialogue:
         self._heard_at = self._look_at = 0.0
         self._look_s = LOOK_S[0]
         self._is_writing = self._is_torn = False
+        self._is_ending = False
+        """Whether the end of the conversation stands in what was read."""
         own = {name: value.replace("{state}", place) for name, value in options["env"].items()}
         env = {**os.environ, **(QUIET_ENV if options["terminal"] else {}), **own}
         try:
@@ -297,8 +299,13 @@ class Dialogue:
             if ALTERNATE_SCREEN.search(self._seam + data):
                 self._leave_screen()
             self._seam = data[-SEAM_BYTES:]
-        for piece in self._scanner.feed(data):
+        pieces = list(self._scanner.feed(data))
+        self._is_ending = bool(pieces) and pieces[-1].kind == "end"
+        for piece in pieces:
             self._take(descriptor, piece)
+        if self._is_ending and self._talk is not None and self._talk.status is None:
+            self._desk.printer.flush()  # it was another end
+        self._is_ending = False
         return True
 
     def _close(self, descriptor: int) -> None:
@@ -388,7 +395,7 @@ class Dialogue:
             self._desk.printer.show("result", text)
         else:
             talk.tails[stream] = (talk.tails[stream] + text)[-TAIL_CHARS:]
-            self._desk.printer.write(stream, text)
+            (self._desk.printer.write_last if self._is_ending else self._desk.printer.write)(stream, text)
 
     # ---- a silent program ----
 

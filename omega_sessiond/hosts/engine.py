@@ -58,6 +58,13 @@ class Printer(Protocol):
     def write(self, stream: str, text: str) -> None:
         """Text of `stdout` or `stderr`. Waits while the daemon is far behind."""
 
+    def write_last(self, stream: str, text: str) -> None:
+        """As `write`, of text that the end of the execution, or a flush, follows at once: framed with that, it costs no
+        other thread a wake-up."""
+
+    def flush(self) -> None:
+        """Send what was written so far."""
+
     def show(self, stream: str, text: str) -> None:
         """Text of `result` or `traceback`, at the end of an execution."""
 

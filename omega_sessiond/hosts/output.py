@@ -130,6 +130,12 @@ class Output:
                 self.dirty = False
                 raise
 
+    def write_last(self, stream: str, text: str) -> None:
+        """As `write`, and the helper is not woken for it: the end of the execution or a flush follows at once."""
+        dirty, self.dirty = self.dirty, True
+        self.write(stream, text)
+        self.dirty = dirty and self.dirty
+
     def _pipes_hold_something(self) -> bool:
         if self._outbox.owned():
             return False
@@ -146,9 +152,7 @@ class Output:
         for start in range(0, len(text), wire.OUTPUT_CHUNK):
             if border.pending:
                 border.deliver_interrupts()
-            dirty, self.dirty = self.dirty, True
-            self.write(stream, text[start : start + wire.OUTPUT_CHUNK])
-            self.dirty = dirty and self.dirty
+            self.write_last(stream, text[start : start + wire.OUTPUT_CHUNK])
 
     def present(
         self, data: Mapping[str, Any], metadata: Optional[Mapping[str, Any]] = None, role: str = "display"
