@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from omega_sessiond import host as hosts
 from omega_sessiond import usage
@@ -28,6 +29,8 @@ class Containment:
         self._is_asked = False
         self._no_scopes_reason = "not asked yet"
         self._slice_cgroup: str | None = None
+        self.on_slice: Callable[[str], None] = lambda cgroup: None
+        """Called with the cgroup of the sessions' slice whenever one more session is in it."""
         self._oom_kills: int | None = None
 
     async def connect(self) -> None:
@@ -95,11 +98,15 @@ class Containment:
     def watch(self, host: Host) -> None:
         """Remember where the kernel counts its kills for memory among all sessions. The slice outlives the scope, in
         which the count of a dead host is gone."""
-        if self._slice_cgroup is None and host.scope:
+        if not host.scope:
+            return
+        if self._slice_cgroup is None:
             scope_cgroup = usage.cgroup_of(host.pid)
             if scope_cgroup is not None:
                 self._slice_cgroup = scope_cgroup.rpartition("/")[0]
                 self._oom_kills = usage.oom_kills(self._slice_cgroup)
+        if self._slice_cgroup is not None:
+            self.on_slice(self._slice_cgroup)
 
     def oom_kill_seen(self) -> bool:
         """Whether the kernel has killed for memory since this was asked last; False where it does not count."""

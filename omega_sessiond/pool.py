@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from omega_sessiond import pressure
+from omega_sessiond import pressure, usage
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.keeper import Keeper
@@ -34,16 +34,26 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._is_due = False
         self._pressure: Pressure | None = None
+        self._slice_pressure: Pressure | None = None
+        """Of the sessions' slice: told as well when it is at a limit of its own and the machine is not."""
         self._vault.on_change = self.look_soon
 
     def start(self) -> None:
         self._pressure = Pressure.watch(pressure.SYSTEM, self._pressed)
+        self._keeper.containment.on_slice = self._watch_slice
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._pressure is not None:
-            self._pressure.close()
+        for watched in (self._pressure, self._slice_pressure):
+            if watched is not None:
+                watched.close()
+
+    def _watch_slice(self, cgroup: str) -> None:
+        if self._slice_pressure is not None and not self._slice_pressure.is_closed:
+            return
+        file = usage.pressure_file(cgroup)
+        self._slice_pressure = None if file is None else Pressure.watch(file, self._pressed)
 
     def look_soon(self) -> None:
         """Something has changed; look once for all that changes now, when those who wait for it have their answers."""

@@ -55,6 +55,10 @@ class Pressure:
         else:
             self._react()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._set.closed
+
     def close(self) -> None:
         if not self._set.closed:
             asyncio.get_running_loop().remove_reader(self._set.fileno())

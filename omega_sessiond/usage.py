@@ -104,6 +104,12 @@ def oom_kills(cgroup: str) -> int | None:
     return _field(directory, "memory.events", "oom_kill")
 
 
+def pressure_file(cgroup: str) -> str | None:
+    """Where the kernel tells how much tasks below a cgroup wait for memory, its own limits included."""
+    directory = _directory("", {"": cgroup})
+    return None if directory is None else f"{directory}/memory.pressure"
+
+
 def cgroup_of(pid: int) -> str | None:
     """The cgroup v2 path of a process, as systemd's ControlGroup has it."""
     return _cgroups(pid).get("")

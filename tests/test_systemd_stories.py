@@ -155,6 +155,20 @@ def test_first_request_starts_the_daemon(realm: Realm) -> None:
     assert f"{SLICE}/omega-session-work.scope" in cgroup
 
 
+def test_memory_pressure_of_the_slice_is_watched(realm: Realm) -> None:
+    """With the first session in it, the slice tells the daemon when its memory is short, by one descriptor for all."""
+
+    def watched() -> int:
+        pid = realm.get("/api/server")["pid"]
+        links = realm.manager.run("sh", "-c", f"readlink /proc/{pid}/fd/*; true").stdout.split("\n")
+        return sum(link.endswith(f"/{SLICE}/memory.pressure") for link in links)
+
+    assert watched() == 0
+    realm.run("work", "1")
+    realm.run("other", "1")
+    assert watched() == 1
+
+
 def test_hundred_first_requests_get_one_daemon(realm: Realm) -> None:
     """100 requests at once, with no daemon there, are all answered, and by the same one."""
     assert realm.service("ActiveState") == "inactive"
