@@ -212,6 +212,7 @@ BASH_KERNEL = replace(
     dies="kill -9 $PPID",
     big=None,  # pexpect, by which it reads its bash, takes minutes for a line of that length
     asks=None,  # its bash reads from a terminal of its own
+    incomplete=None,  # refused by ^C, and it may type the next command before its bash has taken that: a letter is lost
 )
 
 EVERY = [PYTHON, BASH, NODE, SQLITE, GUILE, GDB, OMEGA, IPYKERNEL, BASH_KERNEL]
