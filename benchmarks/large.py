@@ -57,11 +57,11 @@ def _save(path: str, client: Client) -> tuple[float, list[float]]:
             taken.append(other.time_of(request("POST", "/api/sessions/large/save", b""), b'"checkpoint":{') / 1000)
 
     saving = threading.Thread(target=save)
-    meanwhile = []
+    meanwhile: list[float] = []
     until = time.monotonic() + SAVE_S
     saving.start()
     time.sleep(BEGUN_S)
-    while saving.is_alive() and time.monotonic() < until:
+    while not meanwhile or (saving.is_alive() and time.monotonic() < until):
         meanwhile.append(client.time_of(execute("large"), EXECUTED) / 1000)
     saving.join()
     if not taken:
