@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from omega_sessiond import eventloop, paths, wire
+from omega_sessiond import cgroups, eventloop, paths, wire
 from omega_sessiond.birthplace import MAIN
 from omega_sessiond.errors import CannotFork, HostFailed, OmegaError
 from omega_sessiond.frames import Bye, HostFrame, HostHello
@@ -26,10 +26,6 @@ from omega_sessiond.link import Link, control_hello
 from omega_sessiond.messages import Limits, Step, now
 from omega_sessiond.nursery import Birth, Forked, Nursery
 from omega_sessiond.process import Exit, Process, boot_id, start_time
-
-NEAR_LIMIT = 0.9
-"""A killed host whose peak came this near to its memory limit is taken for out of memory. Lower blames memory for
-other kills, higher misses kills that came in one large allocation."""
 
 CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How a file is made. Where a pipe has its name (the session's code put it there) nobody waits for a reader of it."""
@@ -199,7 +195,6 @@ class Host:
             listener.close()
             os.close(trouble)
         host = cls(process, launch.session, state_dir, "", limits)
-        host.terms = terms
         host._forked = forked
         return host
 
@@ -422,7 +417,7 @@ class Host:
 
     def _near_limit(self, exit: Exit) -> bool:
         limit, peak = self.limits.memory_bytes, exit.peak_bytes
-        return limit is not None and peak is not None and peak >= NEAR_LIMIT * limit
+        return limit is not None and peak is not None and peak >= cgroups.NEAR_LIMIT * limit
 
     def _memory_words(self, exit: Exit) -> str:
         mib = 1024 * 1024

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from functools import cache
 
+from omega_sessiond import cgroups
 from omega_sessiond.messages import Totals, Usage, now
 
 SCOPE_PREFIX = "omega-session-"
@@ -49,8 +49,8 @@ def total(pids: Collection[int], *, are_scoped: bool) -> Totals:
     it in a few reads, however many there are."""
     found = Usage("proc", now())
     if are_scoped and pids:
-        cgroups = _cgroups(next(iter(pids))).items()
-        found = _of({controller: path.rpartition("/")[0] for controller, path in cgroups if _is_scope(path)})
+        paths = cgroups.paths_of(next(iter(pids)))
+        found = _of({controller: path.rpartition("/")[0] for controller, path in paths.items() if _is_scope(path)})
     if pids and None in (found.memory_bytes, found.tasks, found.cpu_s):
         memory, tasks, ticks = map(sum, zip(*_sums(pids).values(), strict=True))
         is_unknown = found.memory_bytes is found.tasks is found.cpu_s is None
@@ -67,129 +67,57 @@ def total(pids: Collection[int], *, are_scoped: bool) -> Totals:
 
 def _from_cgroup(pid: int) -> Usage:
     """What the session's own cgroup says; None where it says nothing."""
-    return _of({controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)})
+    return _of({controller: path for controller, path in cgroups.paths_of(pid).items() if _is_scope(path)})
 
 
 def _of(own: dict[str, str]) -> Usage:
     """What cgroups say, which are given by controller."""
-    v2, memory, tasks = (_directory(name, own) for name in ("", "memory", "pids"))
-    cpu = _directory("cpuacct", own)
-    memory_bytes = _number(v2, "memory.current")
+    v2, memory, tasks = (cgroups.directory(name, own) for name in ("", "memory", "pids"))
+    cpu = cgroups.directory("cpuacct", own)
+    memory_bytes = cgroups.number(v2, "memory.current")
     if memory_bytes is None:
-        memory_bytes = _number(memory, "memory.usage_in_bytes")
-    peak = _number(v2, "memory.peak")
+        memory_bytes = cgroups.number(memory, "memory.usage_in_bytes")
+    peak = cgroups.number(v2, "memory.peak")
     if peak is None:
-        peak = _number(memory, "memory.max_usage_in_bytes")
-    count = _number(v2, "pids.current")
+        peak = cgroups.number(memory, "memory.max_usage_in_bytes")
+    count = cgroups.number(v2, "pids.current")
     if count is None:
-        count = _number(tasks, "pids.current")
-    used_us, used_ns = _field(v2, "cpu.stat", "usage_usec"), _number(cpu, "cpuacct.usage")
+        count = cgroups.number(tasks, "pids.current")
+    used_us, used_ns = cgroups.field(v2, "cpu.stat", "usage_usec"), cgroups.number(cpu, "cpuacct.usage")
     cpu_s = used_us / 1e6 if used_us is not None else used_ns / 1e9 if used_ns is not None else None
     return Usage("cgroup", now(), memory_bytes, peak, count, cpu_s)
 
 
 def peak(pid: int) -> int | None:
     """The most memory that the session of host `pid` had: of its scope, or of its process where it has none."""
-    own = {controller: path for controller, path in _cgroups(pid).items() if _is_scope(path)}
-    found = _number(_directory("", own), "memory.peak")
+    own = {controller: path for controller, path in cgroups.paths_of(pid).items() if _is_scope(path)}
+    found = cgroups.number(cgroups.directory("", own), "memory.peak")
     if found is None:
-        found = _number(_directory("memory", own), "memory.max_usage_in_bytes")
+        found = cgroups.number(cgroups.directory("memory", own), "memory.max_usage_in_bytes")
     return _peak(pid) if found is None else found
 
 
 def oom_kills(cgroup: str) -> int | None:
     """How many processes below a cgroup ("/user.slice/…", as systemd's ControlGroup has it) the kernel has killed for
     memory; None where it does not count that (cgroup v1)."""
-    directory = _directory("", {"": cgroup})
-    return _field(directory, "memory.events", "oom_kill")
+    directory = cgroups.directory("", {"": cgroup})
+    return cgroups.field(directory, "memory.events", "oom_kill")
 
 
 def pressure_file(cgroup: str) -> str | None:
     """Where the kernel tells how much tasks below a cgroup wait for memory, its own limits included."""
-    directory = _directory("", {"": cgroup})
+    directory = cgroups.directory("", {"": cgroup})
     return None if directory is None else f"{directory}/memory.pressure"
 
 
 def cgroup_of(pid: int) -> str | None:
     """The cgroup v2 path of a process, as systemd's ControlGroup has it."""
-    return _cgroups(pid).get("")
+    return cgroups.paths_of(pid).get("")
 
 
 def _is_scope(path: str) -> bool:
     name = path.rpartition("/")[2]
     return name.startswith(SCOPE_PREFIX) and name.endswith(".scope")
-
-
-def _cgroups(pid: int) -> dict[str, str]:
-    """Path by controller; "" is the v2 hierarchy."""
-    found: dict[str, str] = {}
-    try:
-        lines = _lines(f"/proc/{pid}/cgroup")
-    except OSError:
-        return found
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            found[controller] = path
-    return found
-
-
-def _lines(file: str) -> list[str]:
-    with open(file, encoding="utf-8", errors="surrogateescape") as stream:
-        return stream.read().splitlines()
-
-
-@cache
-def _mounts() -> dict[str, tuple[str, str]]:
-    """Where each controller's hierarchy is mounted, and which of its directories is the mount's root."""
-    found: dict[str, tuple[str, str]] = {}
-    try:
-        lines = _lines("/proc/self/mountinfo")
-    except OSError:
-        return found
-    for line in lines:
-        fields, _, tail = line.partition(" - ")
-        kind, _, options = tail.split(" ", 2)
-        _, _, _, root, place, *_ = fields.split(" ")
-        if kind == "cgroup2":
-            found.setdefault("", (place, root))
-        elif kind == "cgroup":
-            for option in options.rpartition(" ")[2].split(","):
-                found.setdefault(option, (place, root))
-    return found
-
-
-def _directory(controller: str, paths: dict[str, str]) -> str | None:
-    mount, path = _mounts().get(controller), paths.get(controller)
-    if mount is None or path is None:
-        return None
-    place, root = mount
-    if root != "/" and (path == root or path.startswith(root + "/")):
-        path = path[len(root) :]
-    return place + path
-
-
-def _read(directory: str | None, name: str) -> str | None:
-    if directory is None:
-        return None
-    try:
-        with open(f"{directory}/{name}", encoding="ascii") as file:
-            return file.read()
-    except (OSError, ValueError):
-        return None
-
-
-def _number(directory: str | None, name: str) -> int | None:
-    text = (_read(directory, name) or "").strip()
-    return int(text) if text.isdigit() else None
-
-
-def _field(directory: str | None, name: str, key: str) -> int | None:
-    for line in (_read(directory, name) or "").splitlines():
-        word, _, value = line.partition(" ")
-        if word == key and value.isdigit():
-            return int(value)
-    return None
 
 
 def _from_proc(hosts: Collection[int]) -> dict[int, Usage]:
@@ -225,7 +153,7 @@ def _sums(hosts: Collection[int]) -> dict[int, list[int]]:
 
 
 def _peak(pid: int) -> int | None:
-    for line in (_read(f"/proc/{pid}", "status") or "").splitlines():
+    for line in cgroups.read(f"/proc/{pid}", "status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None

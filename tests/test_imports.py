@@ -103,11 +103,11 @@ def test_daemon_asks_for_scopes_late() -> None:
 
 
 def test_hosts_load_the_standard_library_alone() -> None:
-    """The host's modules load nothing beyond the standard library but the wire."""
+    """The host's modules load nothing beyond the standard library but what the daemon shares with them."""
     names = [path.stem for path in (PACKAGE / "hosts").glob("*.py") if path.stem not in ("__init__", "main")]
     loaded = _loaded("\n".join(f"import omega_sessiond.hosts.{name}" for name in names), "-S")
     ours = {name for name in loaded if name.startswith("omega_sessiond.") and ".hosts" not in name}
-    assert ours == {"omega_sessiond.wire"}
+    assert ours == {"omega_sessiond.cgroups", "omega_sessiond.wire"}
     foreign = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"omega_sessiond"}
     assert not {name for name in foreign if not name.startswith("__") and name != "sitecustomize"}
 
@@ -155,7 +155,12 @@ def test_shortcut_loads_almost_nothing(place: Place) -> None:
 
 def test_hosts_are_files_that_any_python_reads() -> None:
     """Everything a host loads is Python 3.9: no newer syntax, whatever interpreter the session has."""
-    for path in [PACKAGE / "__init__.py", PACKAGE / "wire.py", *(PACKAGE / "hosts").glob("*.py")]:
+    for path in [
+        PACKAGE / "__init__.py",
+        PACKAGE / "cgroups.py",
+        PACKAGE / "wire.py",
+        *(PACKAGE / "hosts").glob("*.py"),
+    ]:
         ast.parse(path.read_text(), str(path), feature_version=(3, 9))
 
 
