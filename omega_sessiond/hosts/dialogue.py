@@ -119,6 +119,9 @@ class Dialogue:
             if descriptor >= 0
         }
         self._poll = select.poll()
+        self._glance = select.poll()  # at its other output alone
+        if self.child.err >= 0:
+            self._glance.register(self.child.err, select.POLLIN)
         for descriptor in (desk.bell.fileno(), self.child.end, *self._decoders):
             if descriptor >= 0:
                 self._poll.register(descriptor, select.POLLIN)
@@ -176,15 +179,16 @@ class Dialogue:
         `gives_up` has it interrupted, lest the next command wait for it. Raises Gone; `conversation` has then what was
         heard."""
         token = Token()
-        self._talk = talk = Conversation(heard)
-        self._expect(token, values)
-        talk.is_skipping = bool(self._options["begin"]) and heard is None
         text = before + fill(template, token, values)
-        if not has_token(template):
+        marks_itself = has_token(template)
+        if not marks_itself:
             text += fill(self._options["sentinel"], token, values)
-            talk.sent_sentinel = True
         self.child.quiet_terminal()
-        self._send(text)
+        self._send(text)  # first of all: the rest is made while the program is at it
+        self._talk = talk = Conversation(heard)
+        talk.sent_sentinel = not marks_itself
+        talk.is_skipping = bool(self._options["begin"]) and heard is None
+        self._expect(token, values)
         try:
             self._listen(talk, None if budget_s is None else time.monotonic() + budget_s)
             if talk.status is None and gives_up:
@@ -257,7 +261,8 @@ class Dialogue:
             if child.end < 0 and child.poll():
                 self._die()
         self._watch_input()
-        self._drain(child.err)
+        if self._glance.poll(0):
+            self._drain(child.err)
         self._finish_characters()
 
     def _watch_input(self) -> None:
@@ -342,9 +347,9 @@ class Dialogue:
         """What was begun of a character on either pipe is not finished any more."""
         if not self._is_torn:
             return
-        self._is_torn = False
         for descriptor in self._decoders:
             self._show(descriptor, b"", final=True)
+        self._is_torn = False
 
     def _take(self, descriptor: int, piece: Piece) -> None:
         talk = self._talk
@@ -380,9 +385,11 @@ class Dialogue:
                 self._stale = [other for other in self._scanner.marks if other.kind == "end"][-STALE_MARKS:]
 
     def _show(self, descriptor: int, data: bytes, final: bool = False) -> None:
-        if data and data[-1] >= 0x80:
-            self._is_torn = True
-        text = self._decoders[descriptor].decode(data, final)
+        if data.isascii() and not self._is_torn:
+            text = data.decode("ascii")
+        else:
+            self._is_torn = self._is_torn or data[-1:] >= b"\x80"
+            text = self._decoders[descriptor].decode(data, final)
         talk = self._talk
         if not text or (talk is not None and talk.is_skipping):
             return

@@ -68,7 +68,7 @@ class Scanner:
         buffer = self._rest + data if self._rest else data
         pieces: List[Piece] = []
         start = 0
-        while True:
+        while start < len(buffer):
             found = self._find(buffer, start)
             if found is None:
                 break
@@ -80,6 +80,9 @@ class Scanner:
                 return pieces
             pieces.append(Piece(mark.kind, status=status, mark=mark))
             start = end
+        else:
+            self._rest = b""
+            return pieces
         held = self._held(buffer, start)
         if len(buffer) - held > start:
             pieces.append(Piece("text", buffer[start : len(buffer) - held]))

@@ -80,8 +80,9 @@ class LinesEngine:
     # ---- commands ----
 
     def execute(self, execution_id: int, code: str) -> Outcome:
-        if any(pattern.match(code.strip()) for pattern in self._quit):
-            return Outcome("ok", should_exit=True)
+        for pattern in self._quit:
+            if pattern.match(code.strip()):
+                return Outcome("ok", should_exit=True)
         dialogue = self._dialogue
         if dialogue is None:
             try:
