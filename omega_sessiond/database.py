@@ -10,7 +10,7 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -93,18 +93,21 @@ class Database:
 class Atomic:
     """The transaction of a database. Entered again inside itself it only counts: the outermost block decides."""
 
-    __slots__ = ("_connection", "_depth", "_failed", "_path")
+    __slots__ = ("_connection", "_depth", "_execute", "_failed", "_path", "on_roll_back")
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
+        self._execute = connection.cursor().execute
         self._path = path
         self._depth = 0
         self._failed = False
+        self.on_roll_back: Callable[[], None] = _nothing
+        """Called when a transaction was undone: what is known of the tables beside them is to be read again."""
 
     def __enter__(self) -> None:
         if self._depth == 0:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
                 raise translated(error, self._path) from error
             self._failed = False
@@ -137,7 +140,7 @@ class Atomic:
 
     def _commit(self) -> None:
         try:
-            self._connection.execute("COMMIT")
+            self._execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
             raise translated(error, self._path) from error
@@ -146,6 +149,11 @@ class Atomic:
         # SQLite has rolled back by itself after some errors, a full disk among them.
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        self.on_roll_back()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _make_file(path: str) -> None:

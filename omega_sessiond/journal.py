@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from omega_sessiond.database import Database
 from omega_sessiond.errors import JournalCorrupt, JournalError
+from omega_sessiond.ids import Ids
 from omega_sessiond.messages import (
     DataEvent,
     ErrorValue,
@@ -81,7 +82,7 @@ _OUTPUT_BYTES = (
 _EXECUTIONS = "SELECT {} FROM executions x WHERE ".format(
     ", ".join(_EXECUTION_FIELDS).replace("output_bytes", _OUTPUT_BYTES)
 )
-_ADD_EVENT = "INSERT INTO events (session_id, execution_id, body) VALUES (?, ?, ?)"
+_ADD_EVENT = "INSERT INTO events (id, session_id, execution_id, body) VALUES (?, ?, ?, ?)"
 _QUEUE = (
     "INSERT INTO executions (id, session_id, started_event_id, status, queued_at, started_at, timeout_s,"
     " idempotency_key, command) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -103,13 +104,21 @@ _OWN_EVENTS = (
 )
 """What `_own_event` tells an execution's events from, without the command."""
 _EVENTS = (
-    f"SELECT e.id, e.body, e.session_id, s.name, coalesce(e.execution_id, e.id), {_OWN_EVENTS},"
-    " CASE WHEN x.id = e.id THEN x.command END, o.at, o.stream, o.offset, o.text"
+    f"SELECT e.id, e.body, e.session_id, s.name, e.execution_id, {_OWN_EVENTS}"
     " FROM events e"
     " LEFT JOIN sessions s ON e.body IS NULL AND s.id = e.session_id"
-    " LEFT JOIN output o ON e.body IS NULL AND o.event_id = e.id"
-    " LEFT JOIN executions x ON e.body IS NULL AND o.event_id IS NULL AND x.id = coalesce(e.execution_id, e.id)"
+    " LEFT JOIN executions x ON e.body IS NULL AND x.id = e.execution_id"
     " WHERE e.id > ? ORDER BY e.id LIMIT ?"
+)
+_BEGINNINGS = (
+    f"SELECT x.session_id, s.name, x.id, {_OWN_EVENTS}, x.command"
+    " FROM executions x LEFT JOIN sessions s ON s.id = x.session_id"
+    " WHERE x.id >= ? ORDER BY x.id LIMIT ?"
+)
+_OUTPUTS = (
+    "SELECT o.event_id, o.at, x.session_id, s.name, x.id, o.stream, o.offset, o.text"
+    " FROM output o LEFT JOIN executions x ON x.id = o.execution_id LEFT JOIN sessions s ON s.id = x.session_id"
+    " WHERE o.event_id > ? ORDER BY o.event_id LIMIT ?"
 )
 
 _FINISHED_UP_TO = (
@@ -138,9 +147,11 @@ class Journal:
         self._atomic = database.atomic
         self._execute = database.execute
         self._updates: dict[tuple[str, ...], str] = {}
+        self._ids = Ids(database)
+        database.atomic.on_roll_back = self._ids.undo
         self.parts = Parts(database)
         """Their rich parts, in the same transactions."""
-        self.pruning = Pruning(database)
+        self.pruning = Pruning(database, self._ids)
         """The removal of what is old."""
         self.tally = Tally(database)
         """What the history adds up to."""
@@ -222,8 +233,8 @@ class Journal:
         """Commit a command, at once as running when `started`; the id of its execution."""
         session_id = record.id
         with self._atomic:
-            execution_id = self._event(session_id)
-            started_event_id = self._event(session_id, execution_id) if started else None
+            execution_id = self._ids.next()
+            started_event_id = self._ids.next() if started else None
             status, started_at = ("running", at) if started else ("queued", None)
             self._execute(
                 _QUEUE,
@@ -252,9 +263,11 @@ class Journal:
         """The execution runs. One that runs already keeps its start; what it lost and resumed from is added."""
         with self._atomic:
             if self._row("SELECT 1 FROM executions WHERE id = ? AND status = 'queued'", execution_id):
+                follows = self._ids.last == execution_id
+                started_event_id = self._ids.next() if follows else self._event(session.id, execution_id)
                 self._execute(
                     "UPDATE executions SET status = 'running', started_event_id = ?, started_at = ? WHERE id = ?",
-                    (self._event(session.id, execution_id), at, execution_id),
+                    (started_event_id, at, execution_id),
                 )
             if lost is not None or resumed_from is not None:
                 self._execute(
@@ -266,6 +279,7 @@ class Journal:
     def requeue(self, execution_id: int) -> None:
         """The execution was not taken after all: back to queued, as if it had never been started."""
         with self._atomic:
+            self._ids.keep()
             self._execute(
                 "DELETE FROM events WHERE id = (SELECT started_event_id FROM executions WHERE id = ?"
                 " AND finished_at IS NULL)",
@@ -292,7 +306,7 @@ class Journal:
         if not text:
             return 0
         with self._atomic:
-            event_id = self._event(session.id, execution_id)
+            event_id = self._ids.next()
             self._execute(_ADD_OUTPUT, (event_id, execution_id, offset, stream, at, text.encode()))
         return event_id
 
@@ -313,11 +327,10 @@ class Journal:
     ) -> bool:
         """The execution has ended. False, and nothing changes, when it had already. `cancelled` frees its key."""
         with self._atomic:
-            event_id = self._event(session.id, execution_id)
             if not self._execute(
                 _FINISH,
                 (
-                    event_id,
+                    self._ids.last + 1,
                     status,
                     reason,
                     _stored(error),
@@ -330,8 +343,8 @@ class Journal:
                     execution_id,
                 ),
             ).rowcount:
-                self._execute("DELETE FROM events WHERE id = ?", (event_id,))
                 return False
+            self._event(session.id, execution_id)
             if status == "cancelled":
                 self._execute("UPDATE executions SET idempotency_key = NULL WHERE id = ?", (execution_id,))
         return True
@@ -476,8 +489,8 @@ class Journal:
             return self._event(event.session_id, execution_id, _json(event))
 
     def _event(self, session_id: str, execution_id: int | None = None, body: bytes | None = None) -> int:
-        event_id = self._execute(_ADD_EVENT, (session_id, execution_id, body)).lastrowid
-        assert event_id is not None
+        event_id = self._ids.next()
+        self._execute(_ADD_EVENT, (event_id, session_id, execution_id, body))
         return event_id
 
     def events(self, since: int, limit: int, execution_id: int | None = None) -> list[tuple[int, bytes]]:
@@ -498,13 +511,32 @@ class Journal:
         return found
 
     def _feed(self, since: int, limit: int) -> Generator[tuple[int, bytes], None, None]:
+        """From the three tables in which events stand, each in the order of its ids."""
+        since = max(since, self._ids.pruned_to)
+        beginnings = self._told_beginnings(since, limit)
+        outputs = self._told_outputs(since, limit)
+        events = self._told_events(since, limit)
+        with closing(beginnings), closing(outputs), closing(events):
+            yield from merge(beginnings, outputs, events)
+
+    def _told_beginnings(self, since: int, limit: int) -> Generator[tuple[int, bytes], None, None]:
+        with closing(self._rows(_BEGINNINGS, since, limit + 1)) as rows:
+            for row in rows:
+                execution_id, started_event_id = row[2], row[3]
+                if execution_id > since:
+                    yield execution_id, _own_event(execution_id, *row)
+                if started_event_id == execution_id + 1:  # any other stands among the events
+                    yield started_event_id, _own_event(started_event_id, *row)
+
+    def _told_outputs(self, since: int, limit: int) -> Generator[tuple[int, bytes], None, None]:
+        with closing(self._rows(_OUTPUTS, since, limit)) as rows:
+            for event_id, at, session_id, name, execution_id, stream, offset, data in rows:
+                yield event_id, _json(_Output(at, session_id, name, execution_id, stream, offset, _text(data)))
+
+    def _told_events(self, since: int, limit: int) -> Generator[tuple[int, bytes], None, None]:
         with closing(self._rows(_EVENTS, since, limit)) as rows:
-            for event_id, body, session_id, name, execution_id, *own, at, stream, offset, data in rows:
-                if body is None and stream is not None:
-                    body = _json(_Output(at, session_id, name, execution_id, stream, offset, _text(data)))
-                elif body is None:
-                    body = _own_event(event_id, session_id, name, execution_id, *own)
-                yield event_id, body
+            for event_id, body, *row in rows:
+                yield event_id, _own_event(event_id, *row) if body is None else body
 
     def _feed_of(self, execution_id: int, since: int, limit: int) -> Generator[tuple[int, bytes], None, None]:
         row = self._row(
@@ -558,8 +590,8 @@ class Journal:
 
     def oldest_event_id(self) -> int:
         """The oldest event that is kept; when none is, the one that will come next."""
-        oldest: int | None = self._row("SELECT min(id) FROM events")[0]
-        return self.last_event_id() + 1 if oldest is None else oldest
+        with closing(self._feed(0, 1)) as told:
+            return next((event_id for event_id, _ in told), self._ids.last + 1)
 
     def created_at(self) -> str:
         """When this journal was made."""
@@ -567,14 +599,18 @@ class Journal:
 
     def last_event_id(self) -> int:
         """The newest event there ever was, also when it is no longer kept; 0 when there was none."""
-        row = self._row("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
-        return 0 if row is None else int(row[0])
+        return self._ids.last
 
     def prune_events(self, keep: int) -> int:
         """Forget all but about the newest `keep` events; how many went. Executions and their output stay."""
-        with self._atomic:
-            self._execute(_FINISHED_UP_TO)
-            return self._execute("DELETE FROM events WHERE id <= ?", (self.last_event_id() - keep,)).rowcount
+        up_to = self._ids.last - keep
+        gone = max(0, up_to - self._ids.pruned_to)
+        if gone:
+            with self._atomic:
+                self._execute(_FINISHED_UP_TO)
+                self._execute("DELETE FROM events WHERE id <= ?", (up_to,))
+                self._ids.prune(up_to)
+        return gone
 
     def _decoded(self, decode: Callable[[Sequence[Any]], Record], row: Sequence[Any]) -> Record:
         try:
@@ -631,7 +667,7 @@ def _own_event(
     should_exit: int,
     resumed_from: str | None,
     lost: str | None,
-    command: str,
+    command: str = "",
 ) -> bytes:
     """The body of the event that an execution's own row tells."""
     event: Event

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from omega_sessiond.database import Database
+from omega_sessiond.ids import Ids
 from omega_sessiond.messages import Pruned
 
 REMOVED = "removed to keep the history within its limits"
@@ -45,8 +46,9 @@ class Candidate(Struct, frozen=True):
 class Pruning:
     """The oldest history of all sessions."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ids: Ids) -> None:
         self._database = database
+        self._ids = ids
         self._atomic = database.atomic
         self._execute = database.execute
 
@@ -92,14 +94,11 @@ class Pruning:
     def remove(self, execution_ids: Sequence[int]) -> None:
         """Forget executions with all that belongs to them, their events included."""
         with self._atomic:
+            self._ids.keep()
             for id in execution_ids:
-                self._execute(
-                    "DELETE FROM events WHERE id IN (SELECT event_id FROM output WHERE execution_id = ?)", (id,)
-                )
                 self._execute("DELETE FROM events WHERE execution_id = ? AND body IS NOT NULL", (id,))
                 self._execute(
-                    "DELETE FROM events WHERE id IN (SELECT id FROM executions WHERE id = :id UNION ALL"
-                    " SELECT started_event_id FROM executions WHERE id = :id UNION ALL"
+                    "DELETE FROM events WHERE id IN (SELECT started_event_id FROM executions WHERE id = :id UNION ALL"
                     " SELECT finished_event_id FROM executions WHERE id = :id)",
                     {"id": id},
                 )
@@ -108,10 +107,8 @@ class Pruning:
     def empty(self, execution_ids: Sequence[int], at: str) -> None:
         """Forget the output and rich parts of executions, and have the executions say so."""
         with self._atomic:
+            self._ids.keep()
             for id in execution_ids:
-                self._execute(
-                    "DELETE FROM events WHERE id IN (SELECT event_id FROM output WHERE execution_id = ?)", (id,)
-                )
                 self._execute(
                     "UPDATE executions SET pruned_at = ?, dropped_bytes = dropped_bytes"
                     " + coalesce((SELECT sum(length(text)) FROM output WHERE execution_id = executions.id), 0)"

@@ -4,8 +4,10 @@ A migration, once released, is never edited: journals in the field were made by 
 end of MIGRATIONS; tests/data holds a journal of every version, which must load for ever.
 
 How the tables serve the two commits of an execute, in which each page that is touched costs more than a statement:
-- An execution's own events and those of output are rows without a body: what they say stands once, in `executions`
-  and `output`, and they are told from there. So an execution's events need no index, and pruning loses none of them.
+- What an execution's own events and those of output say stands once, in `executions` and `output`, and they are told
+  from there. Only the end of an execution, and a beginning that did not follow at once, have a row without a body in
+  `events` for their place in the order. So an execution's events need no index, and pruning loses none of them.
+- Ids are counted in memory (ids.py): AUTOINCREMENT would touch a page of its own.
 - `output` is not clustered by (execution_id, offset), though that would spare its index a page: SQLite compares keys
   of such a table by loading the rows whole, 64 KiB each in a large output.
 - No index tells the unfinished executions; `sessions.finished_up_to` bounds the search for them instead.
@@ -203,6 +205,36 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
     (
         "what a session was forked from",
         ("ALTER TABLE sessions ADD COLUMN parent TEXT CHECK (parent IS NULL OR json_valid(parent))",),
+    ),
+    (
+        "no second row for what executions and output tell of themselves",
+        (
+            "CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+            "INSERT INTO marks VALUES ('last', coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0))",
+            """
+            INSERT INTO marks VALUES ('pruned_to', coalesce((SELECT min(id) - 1 FROM events),
+                (SELECT value FROM marks WHERE name = 'last')))
+            """,
+            """
+            CREATE TABLE told (
+                id INTEGER PRIMARY KEY,
+                session_id TEXT NOT NULL,
+                execution_id INTEGER,    -- of an end, a late beginning, a question, an answer, or data
+                body BLOB                -- the JSON of all events but those that `executions` tells
+            ) STRICT
+            """,
+            """
+            INSERT INTO told SELECT id, session_id, execution_id, body FROM events e WHERE body IS NOT NULL
+            OR EXISTS (SELECT 1 FROM executions x WHERE x.id = e.execution_id
+                AND (x.finished_event_id = e.id OR (x.started_event_id = e.id AND e.id <> x.id + 1)))
+            """,
+            "DROP TABLE events",
+            "ALTER TABLE told RENAME TO events",
+            """
+            CREATE INDEX events_of_execution ON events (execution_id)
+            WHERE execution_id IS NOT NULL AND body IS NOT NULL
+            """,
+        ),
     ),
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -301,6 +302,38 @@ def test_ids_are_never_used_twice(path: Path) -> None:
         work = add(book, session())
         assert book.queue(work, "x", at=at(1), started=False) > last
         book.delete_session(work.id, SessionDeleted(at(9), work.id, work.name))
+    book.close()
+
+
+def test_number_of_a_beginning_taken_back_is_not_used_again(path: Path) -> None:
+    """Not even when it was the newest there was, and the daemon died then."""
+    book = Journal.open(str(path))
+    work = add(book, session())
+    execution_id = book.queue(work, "x", at=at(1), started=True)
+    book.requeue(execution_id)
+    last = book.last_event_id()
+    assert last == execution_id + 1
+    book.close()
+    book = Journal.open(str(path))
+    assert book.last_event_id() == last
+    book.start(work, execution_id, at(2))
+    assert [event_id for event_id, _ in book.events(0, 10, execution_id)] == [execution_id, last + 1]
+    book.close()
+
+
+def test_number_of_removed_history_is_not_used_again(path: Path) -> None:
+    """What history gives up was given out for good, were it the newest there is."""
+    book = Journal.open(str(path))
+    work = add(book, session())
+    first, second = run(book, work, output="o"), run(book, work, output="o")
+    last = book.last_event_id()
+    book.pruning.empty([first], at(3))
+    book.pruning.remove([first, second])
+    book.close()
+    book = Journal.open(str(path))
+    assert book.last_event_id() == last
+    assert [event_id for event_id, _ in book.events(0, 10)] == [1]
+    assert run(book, work) > last
     book.close()
 
 
@@ -626,6 +659,62 @@ def test_feed_tells_every_kind_as_its_message(book: Journal) -> None:
     assert book.events(0, 100, execution_id) == [row for row in rows if row[0] not in (1, 4, 7)]
     assert book.events(3, 2) == rows[3:5]
     assert book.events(9, 10) == []
+
+
+acts = st.lists(
+    st.tuples(st.sampled_from(["queue", "run", "start", "print", "tell", "requeue", "end"]), st.integers(0, 9))
+)
+
+
+@given(acts=acts, limit=st.integers(1, 4))
+def test_feed_tells_each_thing_once_in_its_order(
+    shelf: tuple[Journal, SessionRecord], acts: list[tuple[str, int]], limit: int
+) -> None:
+    """However executions are interleaved, and in whatever pages the feed is read."""
+    book, owner = shelf
+    since = book.last_event_id()
+    happened: list[tuple[str, int]] = []
+    queued: list[int] = []
+    running: list[int] = []
+    for act, choice in acts:
+        if act in ("queue", "run"):
+            id = book.queue(owner, "x", at=at(1), started=act == "run")
+            happened.append(("execution_queued", id))
+            (running if act == "run" else queued).append(id)
+            if act == "run":
+                happened.append(("execution_started", id))
+        elif act == "start" and queued:
+            running.append(id := queued.pop(choice % len(queued)))
+            book.start(owner, id, at(2))
+            happened.append(("execution_started", id))
+        elif act == "tell":
+            book.append(LateOutput(at(3), owner.id, owner.name, "stdout", "late"))
+            happened.append(("late_output", 0))
+        elif running and act in ("print", "requeue", "end"):
+            id = running[choice % len(running)]
+            if act == "print":
+                book.add_output(owner, id, "stdout", len(happened), "o", at(3))
+                happened.append(("output", id))
+                continue
+            running.remove(id)
+            if act == "end":
+                book.finish(owner, id, status="ok", finished_at=at(4))
+                happened.append(("execution_finished", id))
+            else:
+                book.requeue(id)
+                happened.remove(("execution_started", id))
+                queued.append(id)
+    told: list[tuple[str, int]] = []
+    while rows := book.events(since, limit):
+        assert len(rows) <= limit
+        assert all(earlier < later for (earlier, _), (later, _) in pairwise([(since, b""), *rows]))
+        since = rows[-1][0]
+        lines = [msgspec.json.decode(line) for _, line in rows]
+        told += [(line["kind"], line.get("execution_id", 0)) for line in lines]
+    assert told == happened
+    with book.atomic():
+        for id in (*queued, *running):
+            book.finish(owner, id, status="cancelled", finished_at=at(5))
 
 
 def test_pruning_takes_events_and_nothing_else(book: Journal, work: SessionRecord) -> None:
