@@ -132,6 +132,18 @@ class Atomic:
         if isinstance(error, sqlite3.Error):
             raise translated(error, self._path) from error
 
+    def only(self, statement: str, values: Sequence[Any]) -> None:
+        """A change of one statement, which outside of a block is a transaction by itself."""
+        if self._depth:
+            with self:
+                self._execute(statement, values)
+            return
+        try:
+            self._execute(statement, values)
+        except sqlite3.Error as error:
+            self.on_roll_back()
+            raise translated(error, self._path) from error
+
     def _broken(self) -> JournalError:
         return JournalError(
             f"Nothing was written to {self._path}: a part of the change had failed",

@@ -232,24 +232,13 @@ class Journal:
     ) -> int:
         """Commit a command, at once as running when `started`; the id of its execution."""
         session_id = record.id
-        with self._atomic:
-            execution_id = self._ids.next()
-            started_event_id = self._ids.next() if started else None
-            status, started_at = ("running", at) if started else ("queued", None)
-            self._execute(
-                _QUEUE,
-                (
-                    execution_id,
-                    session_id,
-                    started_event_id,
-                    status,
-                    at,
-                    started_at,
-                    timeout_s,
-                    idempotency_key,
-                    command,
-                ),
-            )
+        execution_id = self._ids.next()
+        started_event_id = self._ids.next() if started else None
+        status, started_at = ("running", at) if started else ("queued", None)
+        self._atomic.only(
+            _QUEUE,
+            (execution_id, session_id, started_event_id, status, at, started_at, timeout_s, idempotency_key, command),
+        )
         return execution_id
 
     def start(
