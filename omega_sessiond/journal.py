@@ -71,10 +71,22 @@ class _Output(Event, frozen=True, tag="output"):
 
 _SESSION_FIELDS = SessionRecord.__struct_fields__
 _LAST_USED_AT = (
-    "max(last_used_at,"
+    "max(s.last_used_at,"
     " coalesce((SELECT queued_at FROM executions WHERE session_id = s.id ORDER BY id DESC LIMIT 1), ''))"
 )
-_SESSIONS = "SELECT {} FROM sessions s {{}}".format(", ".join(_SESSION_FIELDS).replace("last_used_at", _LAST_USED_AT))
+_NEWEST_END = (
+    "(SELECT id FROM executions WHERE session_id = s.id AND id > s.finished_up_to AND finished_event_id > s.as_of_event"
+    " AND host_seq IS NOT NULL ORDER BY id DESC LIMIT 1)"
+)
+"""The last execution whose end told how far its host and session have come since the session's own row did."""
+_DERIVED = {
+    "last_used_at": _LAST_USED_AT,
+    "host_seq": "coalesce(x.host_seq, s.host_seq)",
+    "execution_count": "coalesce(x.session_count, s.execution_count)",
+}
+_SESSIONS = "SELECT {} FROM sessions s LEFT JOIN executions x ON x.id = {} {{}}".format(
+    ", ".join(_DERIVED.get(name, f"s.{name}") for name in _SESSION_FIELDS), _NEWEST_END
+)
 _EXECUTION_FIELDS = ExecutionRecord.__struct_fields__
 _OUTPUT_BYTES = (
     "coalesce((SELECT offset + length(text) FROM output WHERE execution_id = x.id ORDER BY offset DESC LIMIT 1), 0)"
@@ -90,7 +102,8 @@ _QUEUE = (
 _ADD_OUTPUT = "INSERT INTO output (event_id, execution_id, offset, stream, at, text) VALUES (?, ?, ?, ?, ?, ?)"
 _FINISH = (
     "UPDATE executions SET finished_event_id = ?, status = ?, reason = ?, error = ?, execution_count = ?,"
-    " finished_at = ?, duration_ms = ?, displayed = ?, should_exit = ?, dropped_bytes = ?"
+    " finished_at = ?, duration_ms = ?, displayed = ?, should_exit = ?, dropped_bytes = ?, host_seq = ?,"
+    " session_count = ?"
     " WHERE id = ? AND finished_at IS NULL"
 )
 # Pieces do not overlap, so only the last one that begins at or before an offset can reach beyond it.
@@ -121,6 +134,13 @@ _OUTPUTS = (
     " WHERE o.event_id > ? ORDER BY o.event_id LIMIT ?"
 )
 
+_COUNT_SO_FAR = (
+    f"execution_count = coalesce((SELECT session_count FROM executions WHERE id = {_NEWEST_END}), execution_count)"
+)
+_NOTE_NEWEST_END = (
+    "UPDATE sessions AS s SET host_seq = x.host_seq, execution_count = x.session_count,"
+    f" as_of_event = x.finished_event_id FROM executions x WHERE x.id = {_NEWEST_END}"
+)
 _FINISHED_UP_TO = (
     "UPDATE sessions SET finished_up_to = coalesce((SELECT id - 1 FROM executions WHERE session_id = sessions.id"
     " AND id > finished_up_to AND finished_at IS NULL ORDER BY id LIMIT 1),"
@@ -151,7 +171,7 @@ class Journal:
         database.atomic.on_roll_back = self._ids.undo
         self.parts = Parts(database)
         """Their rich parts, in the same transactions."""
-        self.pruning = Pruning(database, self._ids)
+        self.pruning = Pruning(database, self._before_removal)
         """The removal of what is old."""
         self.tally = Tally(database)
         """What the history adds up to."""
@@ -172,7 +192,7 @@ class Journal:
         """Let go of the file."""
         try:
             with self._atomic:
-                self._execute(_FINISHED_UP_TO)
+                self._settle()
         except JournalError:
             pass  # it only spares the next start a search
         self._database.close()
@@ -195,13 +215,24 @@ class Journal:
     def update_session(self, session_id: str, **columns: object) -> None:
         """Set the named fields of the session's record."""
         names = tuple(columns)
+        tells = "host_seq" in columns
         statement = self._updates.get(names)
         if statement is None:
             assert set(names) <= set(_SESSION_FIELDS), names
-            statement = f"UPDATE sessions SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"
+            changes = [f"{name} = ?" for name in names]
+            if tells:  # from here on the row counts, and no end that came before
+                changes += ["as_of_event = ?"] + [_COUNT_SO_FAR] * ("execution_count" not in names)
+            statement = f"UPDATE sessions AS s SET {', '.join(changes)} WHERE id = ?"
             self._updates[names] = statement
+        values = [*map(_stored, columns.values()), *([self._ids.last] if tells else []), session_id]
         with self._atomic:
-            self._execute(statement, [*map(_stored, columns.values()), session_id])
+            self._execute(statement, values)
+
+    def _settle(self) -> None:
+        """Write into the rows of sessions what the ends of executions have told since."""
+        with self._atomic:
+            self._execute(_NOTE_NEWEST_END)
+            self._execute(_FINISHED_UP_TO)
 
     def delete_session(self, session_id: str, event: SessionDeleted) -> None:
         """Remove the session with its executions, output and events; only the deleted event stays."""
@@ -212,10 +243,10 @@ class Journal:
 
     def sessions(self) -> list[SessionRecord]:
         """All sessions by name."""
-        return [self._decoded(_session_record, row) for row in self._rows(_SESSIONS.format("ORDER BY name"))]
+        return [self._decoded(_session_record, row) for row in self._rows(_SESSIONS.format("ORDER BY s.name"))]
 
     def session(self, session_id: str) -> SessionRecord | None:
-        row = self._row(_SESSIONS.format("WHERE id = ?"), session_id)
+        row = self._row(_SESSIONS.format("WHERE s.id = ?"), session_id)
         return None if row is None else self._decoded(_session_record, row)
 
     # ---- executions: writing ----
@@ -313,8 +344,14 @@ class Journal:
         displayed: bool = False,
         should_exit: bool = False,
         dropped_bytes: int = 0,
+        host_seq: int | None = None,
+        session_count: int | None = None,
     ) -> bool:
-        """The execution has ended. False, and nothing changes, when it had already. `cancelled` frees its key."""
+        """The execution has ended. False, and nothing changes, when it had already. `cancelled` frees its key.
+
+        An end that its host has told says how far the session has come with it: the number of the host's frame, and
+        the session's `execution_count`. That spares each execute a change of the session's own row.
+        """
         with self._atomic:
             if not self._execute(
                 _FINISH,
@@ -329,6 +366,8 @@ class Journal:
                     displayed,
                     should_exit,
                     dropped_bytes,
+                    host_seq,
+                    session_count,
                     execution_id,
                 ),
             ).rowcount:
@@ -471,6 +510,11 @@ class Journal:
 
     # ---- events ----
 
+    def _before_removal(self) -> None:
+        """Keep what is known only from rows that are going: their numbers, and how far their sessions have come."""
+        self._ids.keep()
+        self._settle()
+
     def append(self, event: Event) -> int:
         """Add an event that is told by itself; its id."""
         execution_id = event.execution_id if isinstance(event, InputRequested | InputAnswered | DataEvent) else None
@@ -596,7 +640,7 @@ class Journal:
         gone = max(0, up_to - self._ids.pruned_to)
         if gone:
             with self._atomic:
-                self._execute(_FINISHED_UP_TO)
+                self._settle()
                 self._execute("DELETE FROM events WHERE id <= ?", (up_to,))
                 self._ids.prune(up_to)
         return gone

@@ -407,7 +407,7 @@ class Keeper:
         record, journal = live.record, self._journal
         fresh: list[HostFrame] = []
         seq = record.host_seq
-        ended, noted = 0, False
+        noted = False
         at = now()
         try:
             with journal.atomic():
@@ -420,16 +420,13 @@ class Keeper:
                                 self.vault.record(live, frame)
                             else:
                                 self.recorder.frame(live, frame, at)
-                            ended += isinstance(frame, ResultFrame)
                     elif isinstance(frame, Reply) and host is not None:
                         host.answered(frame.req, frame.body)
                     elif isinstance(frame, Note) and host is not None:
                         live.note = frame.text
                         journal.append(self.recorder.changed(live))
                         noted = True
-                if ended:
-                    self.recorder.update(live, host_seq=seq, execution_count=record.execution_count + ended)
-                elif fresh:
+                if live.record.host_seq < seq:
                     self.recorder.update(live, host_seq=seq)
         except JournalError as error:
             self._recover(live, error)

@@ -7,13 +7,12 @@ so that nothing goes silently.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from omega_sessiond.database import Database
-from omega_sessiond.ids import Ids
 from omega_sessiond.messages import Pruned
 
 REMOVED = "removed to keep the history within its limits"
@@ -46,9 +45,10 @@ class Candidate(Struct, frozen=True):
 class Pruning:
     """The oldest history of all sessions."""
 
-    def __init__(self, database: Database, ids: Ids) -> None:
+    def __init__(self, database: Database, before_removal: Callable[[], None]) -> None:
+        """`before_removal` is called in each transaction that removes."""
         self._database = database
-        self._ids = ids
+        self._before_removal = before_removal
         self._atomic = database.atomic
         self._execute = database.execute
 
@@ -94,7 +94,7 @@ class Pruning:
     def remove(self, execution_ids: Sequence[int]) -> None:
         """Forget executions with all that belongs to them, their events included."""
         with self._atomic:
-            self._ids.keep()
+            self._before_removal()
             for id in execution_ids:
                 self._execute("DELETE FROM events WHERE execution_id = ? AND body IS NOT NULL", (id,))
                 self._execute(
@@ -107,7 +107,7 @@ class Pruning:
     def empty(self, execution_ids: Sequence[int], at: str) -> None:
         """Forget the output and rich parts of executions, and have the executions say so."""
         with self._atomic:
-            self._ids.keep()
+            self._before_removal()
             for id in execution_ids:
                 self._execute(
                     "UPDATE executions SET pruned_at = ?, dropped_bytes = dropped_bytes"

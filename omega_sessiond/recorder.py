@@ -77,11 +77,9 @@ class Recorder:
                     journal.waiting(id, True)
                     journal.append(InputRequested(at, record.id, record.name, id, prompt, secret))
             case ResultFrame():
-                work = live.work.get(frame.id)
-                if work is not None:
-                    self._commit_result(live, work, frame)
-                    if frame.lost is not None:
-                        self.update(live, lost=Lost("all", frame.lost))
+                self._commit_end(live, frame)
+                if frame.lost is not None and frame.id in live.work:
+                    self.update(live, lost=Lost("all", frame.lost))
 
     def _commit_late(self, live: Live, stream: Stream, text: str, at: str) -> None:
         """Keep output of no execution, up to a bound: a background thread can print for ever."""
@@ -93,7 +91,15 @@ class Recorder:
             text = f"[… more output is dropped until the next command ends: {LATE_KEPT_BYTES} bytes are kept …]\n"
             self._journal.append(LateOutput(at, record.id, record.name, stream, text))
 
-    def _commit_result(self, live: Live, work: Work, frame: ResultFrame) -> None:
+    def _commit_end(self, live: Live, frame: ResultFrame) -> None:
+        """Where the execution's own row takes it, that also says how far the session has come."""
+        work, count = live.work.get(frame.id), live.record.execution_count + 1
+        if work is not None and self._commit_result(live, work, frame, count):
+            live.record = replace(live.record, host_seq=frame.seq, execution_count=count)
+        else:
+            self.update(live, host_seq=frame.seq, execution_count=count)
+
+    def _commit_result(self, live: Live, work: Work, frame: ResultFrame, session_count: int) -> bool:
         error = frame.error
         row = replace(
             work.record,
@@ -108,7 +114,7 @@ class Recorder:
             dropped_bytes=frame.dropped,
         )
         live.late_bytes = 0
-        self._finish(live, work, row)
+        return self._finish(live, work, row, host_seq=frame.seq, session_count=session_count)
 
     def settle(self, live: Live, work: Work, status: Literal["cancelled", "died"], reason: str) -> None:
         """The end of an execution that will have no result."""
@@ -122,8 +128,17 @@ class Recorder:
         if status == "cancelled":  # the next command is to tell of it
             self._tell_again(live, row)
 
-    def _finish(self, live: Live, work: Work, row: ExecutionRecord) -> None:
-        self._journal.finish(
+    def _finish(
+        self,
+        live: Live,
+        work: Work,
+        row: ExecutionRecord,
+        *,
+        host_seq: int | None = None,
+        session_count: int | None = None,
+    ) -> bool:
+        work.record = row
+        return self._journal.finish(
             live.record,
             row.id,
             status=row.status,
@@ -135,8 +150,9 @@ class Recorder:
             displayed=row.displayed,
             should_exit=row.should_exit,
             dropped_bytes=row.dropped_bytes,
+            host_seq=host_seq,
+            session_count=session_count,
         )
-        work.record = row
 
     def unbegin(self, live: Live, work: Work) -> None:
         """The host has not taken it: its time begins anew when it does, and what it would have told of a loss is yet

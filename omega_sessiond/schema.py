@@ -11,7 +11,8 @@ How the tables serve the two commits of an execute, in which each page that is t
 - `output` is not clustered by (execution_id, offset), though that would spare its index a page: SQLite compares keys
   of such a table by loading the rows whole, 64 KiB each in a large output.
 - No index tells the unfinished executions; `sessions.finished_up_to` bounds the search for them instead.
-- A session's last use is that of its newest execution; queueing does not touch its row.
+- A session's last use is that of its newest execution, and how far it has come stands in the row of the one that ended
+  last: neither queueing nor an end touches the session's own.
 - CHECK lists are chains of OR: an IN list of more than two values builds a temporary table at every statement.
 - Wide columns stand last, so that reading the others does not walk their overflow pages.
 """
@@ -234,6 +235,14 @@ MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [
             CREATE INDEX events_of_execution ON events (execution_id)
             WHERE execution_id IS NOT NULL AND body IS NOT NULL
             """,
+        ),
+    ),
+    (
+        "the end of an execution tells how far its session has come",
+        (
+            "ALTER TABLE executions ADD COLUMN host_seq INTEGER",  # NULL where no host has told its end
+            "ALTER TABLE executions ADD COLUMN session_count INTEGER",
+            "ALTER TABLE sessions ADD COLUMN as_of_event INTEGER NOT NULL DEFAULT 0",  # when the row's own were written
         ),
     ),
 ]

@@ -337,6 +337,75 @@ def test_number_of_removed_history_is_not_used_again(path: Path) -> None:
     book.close()
 
 
+# ---- how far a session has come ----
+
+
+def progress(book: Journal) -> list[tuple[int, int]]:
+    """Of each session by name: its host's last frame that is journalled, and how many commands it has run."""
+    return [(row.host_seq, row.execution_count) for row in book.sessions()]
+
+
+def end(book: Journal, owner: SessionRecord, host_seq: int, count: int) -> int:
+    execution_id = book.queue(owner, "x", at=at(1), started=True)
+    book.finish(owner, execution_id, status="ok", finished_at=at(2), host_seq=host_seq, session_count=count)
+    return execution_id
+
+
+def test_end_of_an_execution_tells_how_far_its_session_has_come(path: Path) -> None:
+    """The last end counts, and so does what came behind it; closing, pruning and reading again change nothing."""
+    book = Journal.open(str(path))
+    add(book, session("idle"))
+    work = add(book, session())
+    for count in (1, 2, 3):
+        end(book, work, 10 * count, count)
+        assert progress(book) == [(0, 0), (10 * count, count)]
+    cancelled = book.queue(work, "x", at=at(3), started=False)
+    book.finish(work, cancelled, status="cancelled", finished_at=at(3))
+    assert progress(book)[1] == (30, 3)
+    book.update_session(work.id, host_seq=34)
+    assert progress(book)[1] == (34, 3)
+    end(book, work, 40, 4)
+    book.prune_events(0)
+    assert progress(book)[1] == (40, 4)
+    end(book, work, 50, 5)
+    book.close()
+    book = Journal.open(str(path))
+    assert progress(book)[1] == (50, 5)
+    kept = book.session(work.id)
+    assert kept is not None
+    assert (kept.host_seq, kept.execution_count) == (50, 5)
+    book.close()
+
+
+def test_new_host_counts_its_frames_anew(book: Journal, work: SessionRecord) -> None:
+    """No end that an earlier host has told is taken for one of the new host's; the commands go on being counted."""
+    end(book, work, 70, 7)
+    waiting = book.queue(work, "x", at=at(3), started=False)
+    book.update_session(work.id, host=None, host_seq=0)
+    assert progress(book) == [(0, 7)]
+    book.finish(work, waiting, status="ok", finished_at=at(4), host_seq=3, session_count=8)
+    assert progress(book) == [(3, 8)]
+    book.prune_events(0)
+    book.update_session(work.id, host_seq=0)
+    book.prune_events(0)
+    assert progress(book) == [(0, 8)]
+
+
+def test_removed_history_was_run_all_the_same(book: Journal, work: SessionRecord) -> None:
+    """When the execution goes that told how far its session has come, the session stays there."""
+    ends = [end(book, work, 10 * count, count) for count in (1, 2)]
+    book.pruning.remove(ends)
+    assert book.executions(work.id, 0, 10) == []
+    assert progress(book) == [(20, 2)]
+
+
+def test_end_that_changes_nothing_tells_nothing(book: Journal, work: SessionRecord) -> None:
+    """A second end of an execution does not move its session."""
+    execution_id = end(book, work, 10, 1)
+    assert not book.finish(work, execution_id, status="ok", finished_at=at(3), host_seq=99, session_count=99)
+    assert progress(book) == [(10, 1)]
+
+
 # ---- atomic ----
 
 
