@@ -47,7 +47,9 @@ class Person:
         self.type(f"\x1b[200~{text}\x1b[201~")
 
     def clears(self) -> None:
-        """^C at the prompt, until the next one stands. (What is typed before that, the terminal throws away.)"""
+        """^C at the prompt, once it stands, until the next one does. (What is typed between them, the terminal throws
+        away.)"""
+        self.sees(lambda self: bool(self.lines) and self.lines[-1].startswith("work>"))
         before = self.text.count("work>")
         self.type(INTERRUPT)
         self.is_prompted(times=before + 1)

@@ -407,6 +407,7 @@ def test_no_color_means_none(omegactl: Omegactl, place: Place) -> None:
             person.sees(":help lists")
             person.type(code + ENTER)
             person.sees("ZeroDivisionError")
+            person.is_prompted(times=2)
             person.type(END)
             person.sees("lives on")
             person.leaves()
