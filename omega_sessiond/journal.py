@@ -139,7 +139,7 @@ _COUNT_SO_FAR = (
 )
 _NOTE_NEWEST_END = (
     "UPDATE sessions AS s SET host_seq = x.host_seq, execution_count = x.session_count,"
-    f" as_of_event = x.finished_event_id FROM executions x WHERE x.id = {_NEWEST_END}"
+    f" as_of_event = x.finished_event_id FROM executions x WHERE x.session_id = s.id AND x.id = {_NEWEST_END}"
 )
 _FINISHED_UP_TO = (
     "UPDATE sessions SET finished_up_to = coalesce((SELECT id - 1 FROM executions WHERE session_id = sessions.id"
@@ -510,10 +510,10 @@ class Journal:
 
     # ---- events ----
 
-    def _before_removal(self) -> None:
-        """Keep what is known only from rows that are going: their numbers, and how far their sessions have come."""
+    def _before_removal(self, execution_id: int) -> None:
+        """Keep what is known only from rows that are going: their numbers, and how far the session has come."""
         self._ids.keep()
-        self._settle()
+        self._execute(f"{_NOTE_NEWEST_END} AND x.id = ?", (execution_id,))
 
     def append(self, event: Event) -> int:
         """Add an event that is told by itself; its id."""

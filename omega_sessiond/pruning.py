@@ -45,8 +45,8 @@ class Candidate(Struct, frozen=True):
 class Pruning:
     """The oldest history of all sessions."""
 
-    def __init__(self, database: Database, before_removal: Callable[[], None]) -> None:
-        """`before_removal` is called in each transaction that removes."""
+    def __init__(self, database: Database, before_removal: Callable[[int], None]) -> None:
+        """`before_removal` is called with each execution of which something goes, in the same transaction."""
         self._database = database
         self._before_removal = before_removal
         self._atomic = database.atomic
@@ -94,8 +94,8 @@ class Pruning:
     def remove(self, execution_ids: Sequence[int]) -> None:
         """Forget executions with all that belongs to them, their events included."""
         with self._atomic:
-            self._before_removal()
             for id in execution_ids:
+                self._before_removal(id)
                 self._execute("DELETE FROM events WHERE execution_id = ? AND body IS NOT NULL", (id,))
                 self._execute(
                     "DELETE FROM events WHERE id IN (SELECT started_event_id FROM executions WHERE id = :id UNION ALL"
@@ -107,8 +107,8 @@ class Pruning:
     def empty(self, execution_ids: Sequence[int], at: str) -> None:
         """Forget the output and rich parts of executions, and have the executions say so."""
         with self._atomic:
-            self._before_removal()
             for id in execution_ids:
+                self._before_removal(id)
                 self._execute(
                     "UPDATE executions SET pruned_at = ?, dropped_bytes = dropped_bytes"
                     " + coalesce((SELECT sum(length(text)) FROM output WHERE execution_id = executions.id), 0)"

@@ -153,6 +153,20 @@ class Retention:
                 log.warning("the history could not be pruned: %s", error.message)
             await asyncio.sleep(EVERY_S)
 
+    async def clear(self, session_id: str) -> None:
+        """Remove what a session that is being deleted has run, without a word: the deletion is told."""
+        ids: list[int] = []
+        size = 0
+        for candidate in self._journal.pruning.oldest(session_id):
+            if candidate.finished_at is None:
+                continue
+            ids.append(candidate.id)
+            size += candidate.command_bytes + candidate.output_bytes
+            if len(ids) >= STEP_EXECUTIONS or size >= STEP_BYTES:
+                self._journal.pruning.remove(ids)
+                ids, size = [], 0
+                await asyncio.sleep(0)
+
     async def prune(self, policy: Policy, *, dry_run: bool = False) -> PruneReport:
         """Remove what goes under a policy, or only say what would."""
         async with self._is_pruning:

@@ -398,6 +398,7 @@ class Service:
         live.is_deleted = True
         try:
             await self._keeper.end(live, "deleted", self._budget(request))
+            await self._retention.clear(live.record.id)  # in steps: others are served meanwhile
             if self._keeper.by_name.get(name) is live:
                 self.remove(live)
         finally:

@@ -66,6 +66,31 @@ def test_age(book: Journal, work: SessionRecord) -> None:
     assert book.output(old) == []
 
 
+def test_a_deleted_session_is_cleared_in_steps(
+    book: Journal, work: SessionRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have their turn between two steps; what has not ended is left to the deletion itself."""
+    monkeypatch.setattr(retention, "STEP_EXECUTIONS", 2)
+    monkeypatch.setattr(retention, "STEP_BYTES", 1000)
+    other = add(book, session("other"))
+    kept, running = put(book, other, 1), book.queue(work, "long()", at=at(1), started=True)
+    for second in range(2, 6):
+        put(book, work, second)
+    put(book, work, 6, "large" * 1000)
+    left: list[list[int]] = []
+
+    async def clear() -> None:
+        clearing = asyncio.ensure_future(Retention(Settings(), book, dict, lambda: None).clear(work.id))
+        while not clearing.done():
+            left.append(ids(book, work))
+            await asyncio.sleep(0)
+        await clearing
+
+    asyncio.run(clear())
+    assert [len(of_step) for of_step in left] == [6, 4, 2, 1]
+    assert (ids(book, work), ids(book, other)) == ([running], [kept])
+
+
 def test_count(book: Journal, work: SessionRecord) -> None:
     """Each session keeps its newest ones, and what ended too late to be settled stays beside them."""
     other = add(book, session("other"))
