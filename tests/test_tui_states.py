@@ -19,6 +19,7 @@ from isolation import Place
 from life import FOREVER, Life
 from omega_sessiond.target import Target
 from stub import Stub, refusal
+from tui.keys import Settings, remapped
 
 WIDE = (200, 40)
 """Sentences stand on one line."""
@@ -184,6 +185,21 @@ def test_no_daemon_and_no_systemd(place: Place) -> None:
         run(story())
     finally:
         Daemon(place).close(check_log=False)
+
+
+def test_hint_names_the_key_as_it_is_set(place: Place) -> None:
+    """Who has given the next step another key is told that one, on the service screen too."""
+    keys, troubles = remapped({"open": "u", "service_start": "w"})
+    assert troubles == []
+
+    async def story() -> None:
+        async with driven(size=WIDE, settings=Settings(ascii=False, keys=keys)) as dashboard:
+            await dashboard.sees("u starts one")
+            await dashboard.press("S")
+            await dashboard.sees("w starts it now")
+
+    run(story())
+    assert not place.processes()
 
 
 def test_connecting_is_said(place: Place) -> None:

@@ -6,6 +6,7 @@ tells the screens. Requests run in threads (`ask`); nothing here wakes a daemon 
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections import deque
@@ -250,7 +251,7 @@ class Dashboard(App[int]):
         text.append_text(cell(standing.message, "bold"))
         if standing.hint:
             text.append(gap)
-            text.append_text(cell(standing.hint))
+            text.append_text(cell(self.keyed(standing.hint)))
         if standing.kind != "live":
             if self.model.last_data_at is not None and self.model.sessions:
                 text.append(f"{gap}Shown as it was {ago(self.clock() - self.model.last_data_at)}.", "dim")
@@ -488,6 +489,15 @@ class Dashboard(App[int]):
     def key(self, id: str) -> str:
         """The first key of an action, or of a tab's or screen's, as people write it."""
         return shown_key(self.settings.keys.get(id, DEFAULT_KEYS[id]))
+
+    def keyed(self, text: str) -> str:
+        """A sentence with keys, as they are set, in the places that name them by their ids in braces."""
+
+        def named(found: re.Match[str]) -> str:
+            key = self.key(found[1]) if found[1] in DEFAULT_KEYS else found[0]
+            return "Enter" if key == "⏎" else key
+
+        return re.sub(r"\{(\w+)\}", named, text)
 
     def role_style(self, role: str) -> str:
         """A role's colour as a style for rich Text."""

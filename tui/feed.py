@@ -45,7 +45,8 @@ Kind = Literal["connecting", "live", "asleep", "stopped", "absent", "denied", "m
 
 
 class Standing(NamedTuple):
-    """How it stands with the daemon: in a sentence, with the next step, and when it is tried again."""
+    """How it stands with the daemon: in a sentence, with the next step (keys by their ids in braces), and when it is
+    tried again."""
 
     kind: Kind
     message: str = ""
@@ -199,14 +200,16 @@ def is_managed(target: Target) -> bool:
 def _unit_standing(units: manager.Units) -> Standing:
     if units.have_failed:
         failed = " ".join(unit.name for unit in units if unit.active == "failed")
-        return Standing("stopped", f"The service has failed: {failed}", "S shows its journal; Enter starts it again.")
-    return Standing("stopped", f"The service is stopped: {manager.SOCKET} is {units.socket.active}", "Enter starts it.")
+        hint = "{service} shows its journal; {open} starts it again."
+        return Standing("stopped", f"The service has failed: {failed}", hint)
+    message = f"The service is stopped: {manager.SOCKET} is {units.socket.active}"
+    return Standing("stopped", message, "{open} starts it.")
 
 
 def _standing(error: OmegaError) -> Standing:
     match error:
         case DaemonAsleep():
-            return Standing("asleep", error.message, "Enter wakes it.")
+            return Standing("asleep", error.message, "{open} wakes it.")
         case SocketDenied() | Forbidden() | Unauthorized():
             return Standing("denied", error.message, error.hint)
         case ProtocolError() | RouteNotFound() | UnknownField():
@@ -216,6 +219,6 @@ def _standing(error: OmegaError) -> Standing:
                 "'omegactl service restart' starts the installed version.",
             )
         case DaemonUnreachable() if error.code == "daemon_unreachable":
-            return Standing("absent", error.message, "Enter starts one.")
+            return Standing("absent", error.message, "{open} starts one.")
         case _:
             return Standing("lost", error.message, error.hint)

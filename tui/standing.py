@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from rich.cells import cell_len
@@ -22,7 +22,7 @@ GAP = "  "
 
 
 class Standing(NamedTuple):
-    """One state: a role with glyph and word, and what it means with the next step."""
+    """One state: a role with glyph and word, and what it means with the next step, keys by their ids in braces."""
 
     kind: Kind
     word: str
@@ -56,9 +56,8 @@ def standing(found: Condition) -> Standing:
     """The one state that the whole is in: the worst of its units counts."""
     match found:
         case Background(server=None):
-            return Standing(
-                "absent", "not running", "The first command that needs the daemon starts it; s starts it now."
-            )
+            meaning = "The first command that needs the daemon starts it; {service_start} starts it now."
+            return Standing("absent", "not running", meaning)
         case Background(server=server):
             assert server is not None, "the case before has that"
             by = {"client": "by a client", "foreground": "in the foreground"}.get(server["activation"], "by systemd")
@@ -71,7 +70,8 @@ def _managed(found: Managed) -> Standing:
     socket, service = found.socket, found.service
     if failed := found.failed:
         names = ", ".join(f"{unit.name} ({unit.result})" for unit in failed)
-        return Standing("failed", "failed", f"{names}. The log says why; f forgets the failure and listens again.")
+        why = f"{names}. The log says why; {{service_reset_failed}} forgets the failure and listens again."
+        return Standing("failed", "failed", why)
     for unit in (socket, service):
         if unit.load not in ("loaded", "not-found", ""):
             return Standing(
@@ -85,21 +85,20 @@ def _managed(found: Managed) -> Standing:
     if service.active == "active":
         if socket.active != "active":
             return Standing("active", "active", f"The daemon runs, but {socket.name} is {socket.active}: once it has "
-                            "left, nothing starts it again. s listens.")  # fmt: skip
+                            "left, nothing starts it again. {service_start} listens.")  # fmt: skip
         return Standing("active", "active", "The daemon runs. It leaves by itself when it is idle; sessions go on.")
     if socket.active == "active":
         return Standing("listening", "listening", "systemd listens; the first request starts the daemon.")
-    return Standing(
-        "inactive", "stopped", "Nothing listens and nothing starts the daemon until s does. Sessions go on."
-    )
+    meaning = "Nothing listens and nothing starts the daemon until {service_start} does. Sessions go on."
+    return Standing("inactive", "stopped", meaning)
 
 
-def headline(found: Condition, *, is_ascii: bool = False) -> Text:
-    """The state on one line, with which of the two ways runs the daemon beneath."""
+def headline(found: Condition, keyed: Callable[[str], str], *, is_ascii: bool = False) -> Text:
+    """The state on one line, with which of the two ways runs the daemon beneath. `keyed` puts keys in their places."""
     state = standing(found)
     line = Text()
     line.append(f"{GLYPHS[state.kind][is_ascii]} {cell(state.word).plain}{GAP}", style=f"bold {STYLES[state.kind]}")
-    line.append_text(_part(state.meaning))
+    line.append_text(_part(keyed(state.meaning)))
     line.append("\n")
     line.append_text(_part(found.way, "dim"))
     return line

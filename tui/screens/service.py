@@ -135,7 +135,9 @@ class ServiceScreen(LiveScreen):
         if not self.query("#standing"):
             return  # it is being left
         before, self.found = self.found, found
-        self.query_one("#standing", Static).update(headline(found, is_ascii=self.dashboard.glyphs.is_ascii))
+        self.query_one("#standing", Static).update(
+            headline(found, self.dashboard.keyed, is_ascii=self.dashboard.glyphs.is_ascii)
+        )
         self.query_one("#units", Static).update(table(found, is_ascii=self.dashboard.glyphs.is_ascii))
         if before is None or isinstance(before, Managed) != isinstance(found, Managed):
             self._follow_log(found)
