@@ -100,7 +100,7 @@ class Repl:
             except ImportError:
                 pass  # prompt_toolkit is not installed where this interpreter looks
             else:
-                return Editor(self._screen, self.session, self._judge, self._names)
+                return Editor(self._screen, self.session, self._judge, self._completions)
         return self._lines
 
     # ---- the loop ----
@@ -185,8 +185,8 @@ class Repl:
                 return Judgement(True)  # running it says what is wrong
         return self.session.judge(code)
 
-    def _names(self, text: str) -> list[str]:
-        return repl_commands.names(text, self.session.engine)
+    def _completions(self, text: str) -> list[str]:
+        return repl_commands.completions(text, self.session.engine)
 
     def _leave(self) -> int:
         if self._is_person:

@@ -18,6 +18,9 @@ from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.repl_session import HISTORY, ReplSession
 from omega_sessiond.screen import Screen
 
+MAX_FILES = 200
+"""File names that Tab offers."""
+
 SHOWN = 20
 """Commands that `history` lists when nobody says how many."""
 
@@ -65,11 +68,31 @@ def is_command(text: str, engine: str) -> bool:
     return text[:1] == prefix(engine) and text[1:2].isalpha() and "\n" not in text
 
 
-def names(text: str, engine: str) -> list[str]:
-    """The commands that a beginning may become."""
+def completions(text: str, engine: str) -> list[str]:
+    """What a command that is begun may become: by its name, or by the file that it is to be given."""
     if not is_command(text, engine):
         return []
-    return [prefix(engine) + row.name for row in ROWS if row.name.startswith(text[1:])]
+    name, blank, _ = text[1:].partition(" ")
+    if not blank:
+        return [prefix(engine) + row.name for row in ROWS if row.name.startswith(name)]
+    row = find(name)
+    if row is None or not row.arguments.startswith("FILE"):
+        return []
+    before, blank, word = text.rpartition(" ")
+    return [before + blank + file for file in _files(word)]
+
+
+def _files(word: str) -> list[str]:
+    """What stands in the file system under names that begin so. Whoever quotes is left alone, and so is a name that
+    would have to be quoted."""
+    directory, slash, begun = word.rpartition("/")
+    try:
+        with os.scandir(directory + slash or ".") as entries:
+            found = [entry.name + "/" * entry.is_dir() for entry in entries if entry.name.startswith(begun)]
+    except OSError:
+        return []
+    shown = [name for name in found if shlex.quote(name) == name and (begun or not name.startswith("."))]
+    return sorted(directory + slash + name for name in shown)[:MAX_FILES]
 
 
 def run(desk: Desk, text: str) -> None:

@@ -49,14 +49,14 @@ STYLE = Style.from_dict({"prompt": "ansicyan bold", "prompt.more": "ansibrightbl
 
 
 class Editor:
-    """Reads one command after the other. `judge` says what Enter does, `names` what completes a meta command."""
+    """Reads one command after the other. `judge` says what Enter does, `completions` how a meta command may go on."""
 
     def __init__(
         self,
         screen: Screen,
         session: ReplSession,
         judge: Callable[[str], Judgement],
-        names: Callable[[str], list[str]],
+        completions: Callable[[str], list[str]],
     ) -> None:
         self._screen = screen
         self._session = session
@@ -72,7 +72,7 @@ class Editor:
             multiline=True,
             key_bindings=self._bindings(),
             lexer=DynamicLexer(lambda: self._lexer),
-            completer=_SessionCompleter(lambda: self._session, names),
+            completer=_SessionCompleter(lambda: self._session, completions),
             complete_while_typing=False,
             complete_in_thread=True,
             history=_SessionHistory(lambda: self._session),
@@ -199,16 +199,16 @@ class Editor:
 class _SessionCompleter(Completer):
     """Asks the engine; run in a thread by prompt_toolkit."""
 
-    def __init__(self, session: Callable[[], ReplSession], names: Callable[[str], list[str]]) -> None:
+    def __init__(self, session: Callable[[], ReplSession], completions: Callable[[str], list[str]]) -> None:
         self._session = session
-        self._names = names
+        self._completions = completions
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         code, cursor = document.text, document.cursor_position
         before = document.text_before_cursor
-        if names := self._names(before):
-            for name in names:
-                yield Completion(name, start_position=-len(before))
+        if completions := self._completions(before):
+            for text in completions:
+                yield Completion(text, start_position=-len(before))
             return
         found = self._session().complete(code, cursor)
         for text in found.texts:

@@ -124,6 +124,22 @@ def test_tab_completes_from_the_session(person: Person) -> None:
     person.sees("work>     'indented'")
 
 
+def test_tab_completes_files_where_a_command_wants_one(person: Person, place: Place) -> None:
+    """After :export and :import Tab offers what stands in the file system, and no name that would have to be quoted."""
+    (place.home / "old sessions.jsonl").write_text("")
+    (place.home / "deep").mkdir()
+    (place.home / "deep" / "work.jsonl").write_text("")
+    person.type(":import de" + TAB)
+    person.sees("work> :import deep/\n")
+    person.type("w" + TAB)
+    person.sees("work> :import deep/work.jsonl\n")
+    person.type(INTERRUPT)
+    person.is_prompted(times=2)
+    person.type(":export ol" + TAB + "mine.jsonl" + ENTER)
+    person.is_prompted(times=3)
+    assert (place.home / "olmine.jsonl").exists()
+
+
 def test_names_can_be_inspected(person: Person) -> None:
     """F1 shows what the engine knows of the name at the cursor and keeps what is typed; NAME? and :inspect do, too."""
     person.type("len" + F1)
