@@ -20,6 +20,8 @@ from isolation import Place
 
 ENTER, TAB, UP, DOWN, F1, ALT_ENTER = "\r", "\t", "\x1b[A", "\x1b[B", "\x1bOP", "\x1b\r"
 INTERRUPT, END, RUN, SEARCH = "\x03", "\x04", "\n", "\x12"
+AGAIN_S = 5
+"""When a person presses a key again that did nothing."""
 
 
 class Person:
@@ -48,10 +50,13 @@ class Person:
 
     def clears(self) -> None:
         """^C at the prompt, once it stands, until the next one does. (What is typed between them, the terminal throws
-        away.)"""
+        away.) As anybody would, press it again where nothing comes of it: CPython's `readline` has shown its prompt
+        before it waits for keys, and sees a signal between the two only with the next one."""
         self.sees(lambda self: bool(self.lines) and self.lines[-1].startswith("work>"))
         before = self.text.count("work>")
         self.type(INTERRUPT)
+        if not select.select([self.descriptor], [], [], AGAIN_S)[0]:
+            self.type(INTERRUPT)
         self.is_prompted(times=before + 1)
 
     def resize(self, rows: int, columns: int) -> None:
