@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ from omega_sessiond.link import Link, control_hello
 from omega_sessiond.messages import Limits, Step, now
 from omega_sessiond.nursery import Birth, Forked, Nursery
 from omega_sessiond.process import Exit, Process, boot_id, start_time
+from omega_sessiond.records import HostRecord
 
 CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How a file is made. Where a pipe has its name (the session's code put it there) nobody waits for a reader of it."""
@@ -159,41 +161,32 @@ class Host:
         terms: dict[str, object],
         nursery: Nursery,
     ) -> Host:
-        """Fork the process, or start it. The listener is made here, so that it can be connected to at once, and given
-        away.
-
-        Raises HostFailed when the interpreter or the directory cannot be used.
-        """
-        _clear_place(launch, state_dir)
-        trouble = os.dup(trouble_fd)  # its own number may be one of the child's three standard ones
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            path = paths.host_socket(state_dir, launch.session)
-            listener.bind(path)
-            os.chmod(path, 0o600)
-            listener.listen(16)
-            birth = Birth(
-                interpreter=launch.interpreter,
-                can_be_forked=launch.kind == "python",
-                env=launch.env,
-                launch_file=paths.launch_file(state_dir, launch.session),
-                birth_log=_birth_log(state_dir, launch.session),
-                cwd=launch.cwd,
-                umask=umask,
-                listener=listener.fileno(),
-                trouble=trouble,
-                hello=control_hello(launch.session, 0, terms),
-            )
+        """Fork the process, or start it. Raises HostFailed when the interpreter or the directory cannot be used."""
+        with _birth(launch, state_dir, trouble_fd, umask, terms) as birth:
             forked = await nursery.fork(birth)
             process = _start(birth) if forked is None else forked.process
-        except OSError as error:
-            what = error.filename or launch.interpreter[0]
-            raise HostFailed(
-                f"Cannot start {what}: {error.strerror}", hint="Check the session's interpreter and directory."
-            ) from None
-        finally:
-            listener.close()
-            os.close(trouble)
+        return cls._born(process, forked, launch, state_dir, limits)
+
+    @classmethod
+    def of_spare(
+        cls,
+        launch: Launch,
+        state_dir: str,
+        trouble_fd: int,
+        umask: int,
+        limits: Limits,
+        terms: dict[str, object],
+        nursery: Nursery,
+    ) -> Host | None:
+        """As `birth`, at once: None where nothing waits to become it. Raises HostFailed."""
+        if not nursery.has_spare:
+            return None
+        with _birth(launch, state_dir, trouble_fd, umask, terms) as birth:
+            forked = nursery.fork_at_once(birth)
+        return None if forked is None else cls._born(forked.process, forked, launch, state_dir, limits)
+
+    @classmethod
+    def _born(cls, process: Process, forked: Forked | None, launch: Launch, state_dir: str, limits: Limits) -> Host:
         host = cls(process, launch.session, state_dir, "", limits)
         host._forked = forked
         return host
@@ -441,6 +434,11 @@ class Host:
             self._forked.hang_up()
             self._forked = None
 
+    def discard(self) -> None:
+        """End it at once, and let go: nobody knows of it, and it has done nothing."""
+        self.process.signal_group(signal.SIGKILL)
+        self.detach()
+
     def detach(self) -> None:
         """Let go: the host lives on for the next daemon."""
         self.process.forget()
@@ -465,6 +463,40 @@ def _clear_place(launch: Launch, state_dir: str) -> None:
         raise HostFailed(
             f"Cannot make {error.filename}: {error.strerror}", hint="Make room there, and see that it is writable."
         ) from None
+
+
+@contextmanager
+def _birth(launch: Launch, state_dir: str, trouble_fd: int, umask: int, terms: dict[str, object]) -> Iterator[Birth]:
+    """What a new host is told, in a place that was cleared for it. The listener is made here, so that it can be
+    connected to at once, and given away. Raises HostFailed when the interpreter or the directory cannot be used."""
+    _clear_place(launch, state_dir)
+    trouble = os.dup(trouble_fd)  # its own number may be one of the child's three standard ones
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path = paths.host_socket(state_dir, launch.session)
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(16)
+        yield Birth(
+            interpreter=launch.interpreter,
+            can_be_forked=launch.kind == "python",
+            env=launch.env,
+            launch_file=paths.launch_file(state_dir, launch.session),
+            birth_log=_birth_log(state_dir, launch.session),
+            cwd=launch.cwd,
+            umask=umask,
+            listener=listener.fileno(),
+            trouble=trouble,
+            hello=control_hello(launch.session, 0, terms),
+        )
+    except OSError as error:
+        what = error.filename or launch.interpreter[0]
+        raise HostFailed(
+            f"Cannot start {what}: {error.strerror}", hint="Check the session's interpreter and directory."
+        ) from None
+    finally:
+        listener.close()
+        os.close(trouble)
 
 
 def _start(birth: Birth) -> Process:
@@ -504,6 +536,6 @@ async def dismiss(session_id: str, state_dir: str, timeout_s: float) -> None:
         link.close()
 
 
-def record_fields(process: Process) -> tuple[int, int, str]:
-    """What tells this process from all others for ever: pid, start time, boot."""
-    return process.pid, process.start_time, boot_id()
+def record(process: Process, scope: str = "", engine_version: str = "") -> HostRecord:
+    """What tells this process from all others for ever, and what else a later daemon must know of it."""
+    return HostRecord(process.pid, process.start_time, boot_id(), scope, engine_version)

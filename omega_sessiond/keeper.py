@@ -39,11 +39,11 @@ from omega_sessiond.frames import (
 from omega_sessiond.host import Death, Host, Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
-from omega_sessiond.messages import UNFINISHED, SessionDeleted, Step, now, timestamp
+from omega_sessiond.messages import UNFINISHED, Limits, SessionDeleted, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
-from omega_sessiond.records import ExecutionRecord, HostRecord
+from omega_sessiond.records import ExecutionRecord
 from omega_sessiond.vault import Vault
 
 log = logging.getLogger("omega_sessiond.keeper")
@@ -122,7 +122,13 @@ class Keeper:
             self.by_name[record.name] = live
             self._restore(live)
         known = {live.record.id for live in self.by_name.values()}
-        remains.sweep(self._state_dir, known, self._journal.created_at())
+        for id in remains.unknown(self._state_dir, known, self._journal.created_at()):
+            self._spawn(self._sweep(id))
+
+    async def _sweep(self, session_id: str) -> None:
+        """Remove what is left of a session that nobody recorded, and its host, which may be on its way."""
+        await hosts.dismiss(session_id, self._state_dir, DISMISS_S)
+        remains.clear_session(self._state_dir, session_id)
 
     def _restore(self, live: Live) -> None:
         """Build a session's run-time state from the journal, and find its host."""
@@ -240,9 +246,10 @@ class Keeper:
         except JournalError as error:
             self._recover(live, error)
 
-    def _apply(self, live: Live, event: decide.Event, **fields: object) -> None:
+    def _apply(self, live: Live, event: decide.Event, *, announced: bool = False, **fields: object) -> None:
         """Perform what a session decides upon an event. `fields` of its record change in one commit with what ends:
-        a crash between the two would take what died with a host for work that nobody has begun."""
+        a crash between the two would take what died with a host for work that nobody has begun. So does the feed's
+        word of the state that it comes to, if that is to be `announced`."""
         effects = live.session.handle(event)
         ends = [effect for effect in effects if isinstance(effect, decide.Cancel | decide.Died)]
         if ends or fields:
@@ -252,6 +259,8 @@ class Keeper:
                     self.recorder.update(live, **fields)
                 for effect in ends:
                     ended += self._settle(live, effect)
+                if announced:
+                    self._journal.append(self.recorder.changed(live))
             for work in ended:
                 self.forget(live, work)
             self.committed()
@@ -520,26 +529,19 @@ class Keeper:
             async with self._births:
                 record = live.record
                 launch = live.launch or Launch.load(paths.launch_file(self._state_dir, record.id))
-                live.launch = None
-                if live.origin is None:
-                    host = await Host.birth(
-                        launch,
-                        self._state_dir,
-                        self._trouble_fd,
-                        self._umask,
-                        record.limits,
-                        self.vault.terms,
-                        self._nursery,
-                    )
-                else:
+                host, live.launch, live.born = live.born, None, None
+                if live.origin is not None:
                     host = await self._fork(live, live.origin)
+                elif host is None:
+                    host = await Host.birth(*self._terms_of_birth(launch, record.limits))
                 live.host = host
                 process = host.process
-                kept = HostRecord(*hosts.record_fields(process), scope="", engine_version="")
-                keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
                 lost = record.lost if live.origin is None else None
                 live.origin = None
-                self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
+                if record.host is None:  # else it was recorded with its session
+                    keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
+                    kept = hosts.record(process)
+                    self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0
                 live.note = live.end_reason = None
                 self._listen(live, host)
@@ -548,24 +550,36 @@ class Keeper:
                 hello = await host.connect(0, settings.host_start_s)
             if not host.speaks_our_wire:
                 raise HostFailed(f"its process speaks wire {hello.wire}, this daemon wire {wire.WIRE}")
-            kept = HostRecord(*hosts.record_fields(process), scope=host.scope, engine_version=hello.engine_version)
+            kept = hosts.record(process, host.scope, hello.engine_version)
             await self.vault.wake(live, host)
-            self.recorder.update(live, host=kept, keep=replace(live.record.keep, is_asleep=False))
             self.containment.note_limits(live)
+            self.containment.watch(host)
+            self._listen(live, host)
+            keep = replace(live.record.keep, is_asleep=False)
+            self._apply(live, decide.HostStarted(), announced=True, host=kept, keep=keep)
         except JournalError as error:
             await self._start_refused(live, host, error)
             return
         except OmegaError as error:
             await self._start_failed(live, host, error)
             return
-        self.containment.watch(host)
-        self._listen(live, host)
-        self.handle(live, decide.HostStarted())
         self.vault.started(live)
         live.settled.set()
-        self.announce(live)
         if process.exit is not None:
             self._dead(live, host, process.exit)
+
+    def beget(self, launch: Launch, limits: Limits) -> Host | None:
+        """The host of a session that is about to be recorded, if a process waits to become one: it does so beside the
+        commit. Who does not record the session kills it."""
+        try:
+            return Host.of_spare(*self._terms_of_birth(launch, limits))
+        except HostFailed:
+            return None  # who starts it in due course says why that cannot be
+
+    def _terms_of_birth(
+        self, launch: Launch, limits: Limits
+    ) -> tuple[Launch, str, int, int, Limits, dict[str, object], Nursery]:
+        return launch, self._state_dir, self._trouble_fd, self._umask, limits, self.vault.terms, self._nursery
 
     async def _fork(self, live: Live, source: Live) -> Host:
         if source.host is None:

@@ -112,6 +112,8 @@ class Live(Struct, eq=False):
     host: Host | None = None
     launch: Launch | None = None
     """How it is started, until it is, when that is at hand."""
+    born: Host | None = None
+    """The process that is to be its host, when that was begotten before it was recorded."""
     work: dict[int, Work] = {}
     taken: int = 0
     note: str | None = None

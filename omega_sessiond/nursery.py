@@ -125,8 +125,19 @@ class _Server:
         """A new host; None when this server cannot. Raises OSError when the directory cannot be used."""
         self.used_at = self._loop.time()
         spare = await self._spare()
-        if spare is None:
-            return None
+        return None if spare is None else self._order(spare, birth)
+
+    @property
+    def has_spare(self) -> bool:
+        return bool(self._spares)
+
+    def fork_at_once(self, birth: Birth) -> Forked | None:
+        """As `fork`, of a spare that is there. Raises OSError."""
+        self.used_at = self._loop.time()
+        return self._order(self._spares.popleft(), birth) if self._spares else None
+
+    def _order(self, spare: Forked, birth: Birth) -> Forked | None:
+        """Have it become what is wanted; None when it cannot. Raises OSError when the directory cannot be used."""
         try:
             directory = os.open(birth.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -342,6 +353,20 @@ class Nursery:
 
     async def fork(self, birth: Birth) -> Forked | None:
         """A new host, forked; None where it must be started as a process of its own. Raises OSError."""
+        server = self._server_for(birth)
+        return None if server is None else await server.fork(birth)
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether any server has a process that waits to become a host."""
+        return any(server.has_spare for server in self._servers.values())
+
+    def fork_at_once(self, birth: Birth) -> Forked | None:
+        """As `fork`, of a process that waits for it; None where none does. Raises OSError."""
+        server = self._server_for(birth)
+        return None if server is None else server.fork_at_once(birth)
+
+    def _server_for(self, birth: Birth) -> _Server | None:
         if not self._is_wanted or self._is_closed or not birth.can_be_forked:
             return None
         place = Birthplace.of(birth.interpreter[0], birth.env)
@@ -359,7 +384,7 @@ class Nursery:
             self._put_aside(server)
             self._begin_later(place, BEGIN_AFTER_S)
             return None
-        return await server.fork(birth)
+        return server
 
     def views(self) -> list[ForkServerView]:
         """The servers as the API shows them."""

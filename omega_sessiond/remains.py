@@ -57,18 +57,16 @@ def clear_session(state_dir: str, session_id: str) -> None:
     clear(state_dir, session_id)
 
 
-def sweep(state_dir: str, known: set[str], since: str) -> None:
-    """Remove the directories of sessions that were being made or deleted when a daemon died: they hold users'
+def unknown(state_dir: str, known: set[str], since: str) -> list[str]:
+    """The ids of sessions that were being made or deleted when a daemon died: their directories hold users'
     environments. What is older than the journal is another journal's, which may be put back."""
     created_at = timestamp(since)
     try:
         with os.scandir(state_dir + "/sessions") as entries:
-            unknown = [entry for entry in entries if entry.name not in known]
+            others = [entry for entry in entries if entry.name not in known]
     except FileNotFoundError:
-        return
-    for entry in unknown:
-        if entry.stat(follow_symlinks=False).st_mtime > created_at:
-            remove(entry.path)
+        return []
+    return [entry.name for entry in others if entry.stat(follow_symlinks=False).st_mtime > created_at]
 
 
 def remove(directory: str) -> None:

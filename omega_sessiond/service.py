@@ -19,6 +19,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from omega_sessiond import __version__, birthplace, forking, paths, remains, usage
+from omega_sessiond import host as hosts
 from omega_sessiond import session as decide
 from omega_sessiond.birthplace import Started
 from omega_sessiond.config import Settings
@@ -35,7 +36,7 @@ from omega_sessiond.errors import (
     SessionNotFound,
 )
 from omega_sessiond.executions import Executions
-from omega_sessiond.host import Launch
+from omega_sessiond.host import Host, Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
@@ -278,25 +279,6 @@ class Service:
             refusal = from_system(error, self._state_dir)
             self._keeper.trouble = refusal.message
             raise refusal from None
-        at = now()
-        record = SessionRecord(
-            id=id,
-            name=name,
-            engine=engine,
-            python=resolved.python,
-            cwd=cwd,
-            created_at=at,
-            last_used_at=at,
-            execution_count=0,
-            limits=limits,
-            labels=dict(options.labels),
-            state_reason=None,
-            lost=None,
-            host=None,
-            host_seq=0,
-            keep=Keep(is_arriving=is_arriving),
-            parent=parent,
-        )
         launch = Launch(
             session=id,
             name=name,
@@ -312,16 +294,39 @@ class Service:
             kind=resolved.kind,
             options=resolved.options,
         )
-        directory = paths.session_dir(self._state_dir, id)
+        at = now()
+        born: Host | None = None
         try:
             launch.save(paths.launch_file(self._state_dir, id))
+            born = None if is_arriving else self._keeper.beget(launch, limits)
+            record = SessionRecord(
+                id=id,
+                name=name,
+                engine=engine,
+                python=resolved.python,
+                cwd=cwd,
+                created_at=at,
+                last_used_at=at,
+                execution_count=0,
+                limits=limits,
+                labels=dict(options.labels),
+                state_reason=None,
+                lost=None,
+                host=None if born is None else hosts.record(born.process),
+                host_seq=0,
+                keep=Keep(is_arriving=is_arriving),
+                parent=parent,
+            )
             self._journal.add_session(record, SessionCreated(at, id, name, engine, record.labels, parent))
         except (OSError, JournalError) as error:
-            remains.remove(directory)
+            if born is not None:
+                born.discard()
+            remains.clear_session(self._state_dir, id)
+            directory = paths.session_dir(self._state_dir, id)
             refusal = error if isinstance(error, JournalError) else from_system(error, directory)
             self._keeper.trouble = refusal.message
             raise refusal from None
-        live = Live(record, decide.Session(), launch=launch)
+        live = Live(record, decide.Session(), launch=launch, born=born)
         live.settled.set()
         self._keeper.by_name[name] = live
         self._keeper.committed()
@@ -408,6 +413,8 @@ class Service:
         record = live.record
         self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
         live.is_deleted = True
+        if live.born is not None:  # it was never started
+            live.born.discard()
         for work in list(live.work.values()):
             work.record = replace(work.record, status="cancelled", reason="deleted")
             self._keeper.forget(live, work)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import test_keeper
+from life import is_alive
 from misbehaving import interpreter
 from omega_sessiond import database, keeper, paths, states
 from omega_sessiond.errors import (
@@ -24,6 +25,7 @@ from omega_sessiond.errors import (
     SessionNotFound,
     SnapshotNotFound,
 )
+from omega_sessiond.host import Host, Launch
 from omega_sessiond.messages import (
     CreateSession,
     EndRequest,
@@ -258,6 +260,62 @@ def test_daemon_dies_between_commit_and_sending(tell: Tell) -> None:
         assert done.lost is not None
 
     tell(first, second)
+
+
+class Begotten(BaseException):
+    """The daemon dies here, when a process is about to become the host of a session that stands nowhere yet."""
+
+
+def test_daemon_dies_before_a_newborn_is_recorded(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next daemon ends the process, removes what was made for it, and the name is free."""
+    newborn: list[Host] = []
+    places: list[str] = []
+
+    async def first(service: Service) -> None:
+        newborn.append(await watch_births(service, monkeypatch, Begotten()))
+        places.append(service._state_dir)
+        assert os.listdir(service._state_dir + "/sessions") == [newborn[0].session_id]
+
+    async def second(service: Service) -> None:
+        await until(lambda: not is_alive(newborn[0].pid))
+        await until(lambda: os.listdir(places[0] + "/sessions") == [])
+        assert (await execute(service, "work", "6 * 7")).result == "42"
+
+    tell(first, second)
+
+
+def test_newborn_whose_session_cannot_be_recorded_ends(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that refuses a session keeps nothing of it: no process, no file."""
+
+    async def story(service: Service) -> None:
+        newborn = await watch_births(service, monkeypatch, JournalError("the disk is full"))
+        assert os.listdir(service._state_dir + "/sessions") == []
+        await until(lambda: not is_alive(newborn.pid))
+        assert (await execute(service, "work", "6 * 7")).result == "42"
+
+    tell(story)
+
+
+async def watch_births(service: Service, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Host:
+    """Ask for a session that a process waits for, and have the journal fail; the process that was to be its host."""
+    await until(lambda: service._keeper._nursery.has_spare)
+    beget, born = service._keeper.beget, []
+
+    def watched(launch: Launch, limits: Limits) -> Host | None:
+        born.append(beget(launch, limits))
+        return born[-1]
+
+    def refuse(record: object, event: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service._keeper, "beget", watched)
+        patched.setattr(service._journal, "add_session", refuse)
+        with pytest.raises(type(error)):
+            await service.create(CreateSession(name="work"))
+    (newborn,) = born
+    assert newborn is not None
+    return newborn
 
 
 def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
