@@ -66,7 +66,7 @@ class _Managed:
         screen, way = self._call.screen, self._found.way
         if code == 0:
             go_on = " Sessions go on." if verb == "stop" and not ends_sessions else ""
-            screen.say(f"{control.done(known)}{go_on} {way}")
+            screen.say(f"{self._found.done(known)}{go_on} {way}")
         else:
             screen.warn(f"systemctl failed with exit code {code}; 'omegactl doctor' looks for the cause. {way}")
         return code

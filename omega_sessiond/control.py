@@ -99,8 +99,11 @@ class Managed(NamedTuple):
         """The sockets to listen on. The one for TCP only where it is wanted, and not under a running daemon, which
         gets its listeners when it starts: systemd would refuse."""
         runs = self.service.active in ("active", "activating", "reloading")
-        is_wanted = self.tcp.is_installed and self.tcp.enabled.startswith("enabled")
-        return [SOCKET, TCP_SOCKET] if is_wanted and not runs else [SOCKET]
+        return [SOCKET, TCP_SOCKET] if self._wants_tcp and not runs else [SOCKET]
+
+    @property
+    def _wants_tcp(self) -> bool:
+        return self.tcp.is_installed and self.tcp.enabled.startswith("enabled")
 
     def act(self, verb: Verb) -> str:
         """Do it; what is true now. Raises ServiceFailed with systemctl's words."""
@@ -110,7 +113,13 @@ class Managed(NamedTuple):
                 raise ServiceFailed(
                     f"systemctl --user {' '.join(step)} failed with exit code {code}" + (f": {said}" if said else "")
                 )
-        return done(verb)
+        return self.done(verb)
+
+    def done(self, verb: Verb) -> str:
+        """What is true once systemd has carried it out."""
+        if verb == "disable" and self._wants_tcp:  # enabling does not bring it back: who wants it says so
+            return f"{_DONE[verb]} The same goes for TCP: 'systemctl --user enable {TCP_SOCKET}' takes that back."
+        return _DONE[verb]
 
 
 class Background(NamedTuple):
@@ -204,11 +213,6 @@ def look(target: Target) -> Managed | Background:
 def is_elsewhere(target: Target) -> bool:
     """Whether the target is a state directory whose daemon runs beside the one of systemd."""
     return target.socket_path != managed_socket() and os.path.exists(target.socket_path)
-
-
-def done(verb: Verb) -> str:
-    """What is true after a verb that systemd carried out."""
-    return _DONE[verb]
 
 
 def ask_server(target: Target) -> Json | None:

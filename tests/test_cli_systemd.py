@@ -179,7 +179,9 @@ def test_tcp_comes_back_where_it_is_wanted(installed: UserManager, run: Run) -> 
     assert shown[TCP_SOCKET]["enabled"] == "enabled"
     assert shown[SERVICE]["pid"] == int(installed.show(SERVICE, "MainPID"))
     assert shown[SERVICE]["since"] is not None
-    assert run("service", "disable").returncode == 0
+    disabled = run("service", "disable")
+    assert disabled.returncode == 0
+    assert f"enable {TCP_SOCKET}" in disabled.stderr + disabled.stdout
     assert [installed.systemctl("is-enabled", name, check=False) for name in (SOCKET, TCP_SOCKET)] == ["disabled"] * 2
     run("service", "stop")
     run("service", "start")
