@@ -115,7 +115,7 @@ class Keeper:
     def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
         for record in self._journal.sessions():
-            if record.keep.is_arriving:  # half of an import or a copy: no command of it is ours to run
+            if record.keep.is_arriving or record.keep.is_leaving:  # half a session: no command of it is ours to run
                 self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
                 continue
             live = Live(record, decide.Session())
@@ -539,7 +539,9 @@ class Keeper:
                 lost = record.lost if live.origin is None else None
                 live.origin = None
                 if record.host is None:  # else it was recorded with its session
-                    keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
+                    keep = replace(
+                        record.keep, waking_from=self.vault.waking(live), is_replaced=False, is_leaving=False
+                    )
                     kept = hosts.record(process)
                     self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0

@@ -24,8 +24,8 @@ class Keep(Struct, frozen=True):
     """What of a session is kept in checkpoints. The next process takes up `checkpoint_id`, whose state is as good as
     all commands up to `covers`; `waking_from` is what the present one has yet to tell about, `resumed_from` what the
     next command has to. `trouble`: why the last save came to nothing, `is_asleep`: hibernated, `is_arriving`: it is
-    being imported or copied, `is_replaced`: the present process is to end, its state is not what the next one shall
-    have."""
+    being imported or copied, `is_leaving`: deleted, and a part of its history is gone, `is_replaced`: the present
+    process is to end, its state is not what the next one shall have."""
 
     checkpoint_id: str | None = None
     covers: int = 0
@@ -34,6 +34,7 @@ class Keep(Struct, frozen=True):
     is_asleep: bool = False
     trouble: str | None = None
     is_arriving: bool = False
+    is_leaving: bool = False
     is_replaced: bool = False
 
 

@@ -153,18 +153,22 @@ class Retention:
                 log.warning("the history could not be pruned: %s", error.message)
             await asyncio.sleep(EVERY_S)
 
-    async def clear(self, session_id: str) -> None:
-        """Remove what a session that is being deleted has run, without a word: the deletion is told."""
+    async def clear(self, session_id: str, begin: Callable[[], None]) -> None:
+        """Remove what a session that is being deleted has run, without a word: the deletion is told. `begin` is called
+        in the transaction of the first step, if there is one before the deletion itself."""
         ids: list[int] = []
-        size = 0
+        size = steps = 0
         for candidate in self._journal.pruning.oldest(session_id):
             if candidate.finished_at is None:
                 continue
             ids.append(candidate.id)
             size += candidate.command_bytes + candidate.output_bytes
             if len(ids) >= STEP_EXECUTIONS or size >= STEP_BYTES:
-                self._journal.pruning.remove(ids)
-                ids, size = [], 0
+                with self._journal.atomic():
+                    if not steps:
+                        begin()
+                    self._journal.pruning.remove(ids)
+                ids, size, steps = [], 0, steps + 1
                 await asyncio.sleep(0)
 
     async def prune(self, policy: Policy, *, dry_run: bool = False) -> PruneReport:

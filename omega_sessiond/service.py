@@ -403,11 +403,15 @@ class Service:
         live.is_deleted = True
         try:
             await self._keeper.end(live, "deleted", self._budget(request))
-            await self._retention.clear(live.record.id)  # in steps: others are served meanwhile
+            # In steps: others are served meanwhile. What they leave, should we die, the next daemon deletes.
+            await self._retention.clear(live.record.id, lambda: self._begin_to_leave(live))
             if self._keeper.by_name.get(name) is live:
                 self.remove(live)
         finally:
             live.is_deleted = self._keeper.by_name.get(name) is not live
+
+    def _begin_to_leave(self, live: Live) -> None:
+        self._keeper.recorder.update(live, keep=replace(live.record.keep, is_leaving=True))
 
     def remove(self, live: Live) -> None:
         record = live.record

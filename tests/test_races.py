@@ -16,7 +16,7 @@ import pytest
 import test_keeper
 from life import is_alive
 from misbehaving import interpreter
-from omega_sessiond import database, keeper, paths, states
+from omega_sessiond import database, keeper, paths, retention, states
 from omega_sessiond.errors import (
     CannotSave,
     HostFailed,
@@ -38,6 +38,7 @@ from omega_sessiond.messages import (
     RestoreRequest,
     SnapshotRequest,
 )
+from omega_sessiond.pruning import Pruning
 from omega_sessiond.service import Service
 from test_keeper import execute, until
 
@@ -262,8 +263,8 @@ def test_daemon_dies_between_commit_and_sending(tell: Tell) -> None:
     tell(first, second)
 
 
-class Begotten(BaseException):
-    """The daemon dies here, when a process is about to become the host of a session that stands nowhere yet."""
+class Killed(BaseException):
+    """The daemon dies here."""
 
 
 def test_daemon_dies_before_a_newborn_is_recorded(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +273,7 @@ def test_daemon_dies_before_a_newborn_is_recorded(tell: Tell, monkeypatch: pytes
     places: list[str] = []
 
     async def first(service: Service) -> None:
-        newborn.append(await watch_births(service, monkeypatch, Begotten()))
+        newborn.append(await watch_births(service, monkeypatch, Killed()))
         places.append(service._state_dir)
         assert os.listdir(service._state_dir + "/sessions") == [newborn[0].session_id]
 
@@ -433,6 +434,38 @@ def test_session_deleted_while_something_else_is_asked_of_it(tell: Tell, what: s
         assert (await execute(service, "work", "1")).lost is None
 
     tell(story)
+
+
+@pytest.mark.parametrize("error", [Killed(), JournalError("the disk is full")], ids=["dies", "is refused"])
+def test_daemon_dies_while_a_session_is_deleted(tell: Tell, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """With a part of its history gone already the next daemon deletes the rest. Where only the journal has refused,
+    the session goes on once it is used again."""
+
+    async def first(service: Service) -> None:
+        for number in range(5):
+            await execute(service, "work", f"{number}")
+        remove = Pruning.remove
+        removed: list[int] = []
+
+        def failing(pruning: Pruning, ids: Any) -> None:
+            remove(pruning, ids)
+            removed.extend(ids)
+            if len(removed) > 3:
+                raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(retention, "STEP_EXECUTIONS", 2)
+            patched.setattr(Pruning, "remove", failing)
+            with pytest.raises(type(error)):
+                await service.delete("work", EndRequest(5.0))
+        assert len(service.executions.history("work", 0, 100)) == 3
+        if isinstance(error, JournalError):
+            assert (await execute(service, "work", "6 * 7")).result == "42"
+
+    async def second(service: Service) -> None:
+        assert [session.name for session in service.sessions()] == ["work"] * isinstance(error, JournalError)
+
+    tell(first, second)
 
 
 def test_export_of_a_session_that_is_deleted_meanwhile(tell: Tell) -> None:

@@ -79,15 +79,18 @@ def test_a_deleted_session_is_cleared_in_steps(
     put(book, work, 6, "large" * 1000)
     left: list[list[int]] = []
 
+    begun: list[int] = []
+
     async def clear() -> None:
-        clearing = asyncio.ensure_future(Retention(Settings(), book, dict, lambda: None).clear(work.id))
+        life = Retention(Settings(), book, dict, lambda: None)
+        clearing = asyncio.ensure_future(life.clear(work.id, lambda: begun.append(len(ids(book, work)))))
         while not clearing.done():
             left.append(ids(book, work))
             await asyncio.sleep(0)
         await clearing
 
     asyncio.run(clear())
-    assert [len(of_step) for of_step in left] == [6, 4, 2, 1]
+    assert ([len(of_step) for of_step in left], begun) == ([6, 4, 2, 1], [6])
     assert (ids(book, work), ids(book, other)) == ([running], [kept])
 
 
