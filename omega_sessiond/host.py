@@ -351,7 +351,7 @@ class Host:
         self._was_put_down = True
         if scopes is not None and self.scope:
             await scopes.kill(self.scope, signal.SIGKILL)
-        self.process.signal_group(signal.SIGKILL)
+        self.process.kill()
 
     async def end(
         self, scopes: Scopes | None, budget_s: float, *, at_rest: bool, reason: str = "asked to end"
@@ -379,7 +379,7 @@ class Host:
             return steps
         if scopes is not None and self.scope:
             await scopes.kill(self.scope, signal.SIGKILL)
-        self.process.signal_group(signal.SIGKILL)
+        self.process.kill()
         await climb("SIGKILL", None)
         return steps
 
@@ -436,7 +436,7 @@ class Host:
 
     def discard(self) -> None:
         """End it at once, and let go: nobody knows of it, and it has done nothing."""
-        self.process.signal_group(signal.SIGKILL)
+        self.process.kill()
         self.detach()
 
     def detach(self) -> None:

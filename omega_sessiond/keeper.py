@@ -592,7 +592,7 @@ class Keeper:
         message = error.message
         live.start_error, live.origin = error, None
         if host is not None:
-            host.process.signal_group(9)
+            host.process.kill()
             await host.process.ended(None)
             trouble = host.birth_trouble(self._state_dir)
             message = f"{live.record.python or live.record.engine} did not become a session: {trouble or error.message}"
@@ -613,7 +613,7 @@ class Keeper:
             live.host = host
         else:
             if host is not None:
-                host.process.signal_group(9)
+                host.process.kill()
                 await host.process.ended(None)
             live.host = None
         self._recover(live, error)

@@ -187,6 +187,11 @@ class Process:
             return False
         return True
 
+    def kill(self) -> None:
+        """SIGKILL for all in the group that it leads, and for itself: one that was just forked leads none yet."""
+        self.signal_group(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+
     async def ended(self, timeout_s: float | None) -> bool:
         """Whether the process ended within `timeout_s`."""
         done, _ = await asyncio.wait([self._exited], timeout=timeout_s)

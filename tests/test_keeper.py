@@ -125,6 +125,21 @@ def test_process_that_has_just_gone_can_be_signalled(tell: Callable[..., None]) 
     tell(story)
 
 
+def test_process_that_leads_no_group_yet_is_killed(tell: Callable[..., None]) -> None:
+    """One that was forked a moment ago, and whose session the journal has refused since."""
+
+    async def story(service: Service) -> None:
+        child = subprocess.Popen(["sleep", "600"])  # noqa: ASYNC220 - as above
+        process = Process(child.pid, start_time(child.pid), is_child=True)
+        process.watch(lambda exit: None)
+        process.kill()
+        assert await process.ended(10.0)
+        assert process.exit is not None and process.exit.signal == signal.SIGKILL
+        child.returncode = 0  # it is reaped
+
+    tell(story)
+
+
 def test_death_is_told_with_its_cause(tell: Callable[..., None]) -> None:
     """The running command dies with the reason, the next one says what is lost, and the one after is whole again."""
 
