@@ -32,9 +32,6 @@ from omega_sessiond.records import HostRecord
 CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How a file is made. Where a pipe has its name (the session's code put it there) nobody waits for a reader of it."""
 
-DRAFT = ".new"
-"""Behind the name of a file that is not whole yet."""
-
 REFILL_AFTER_S = 0.0005
 """How long after a host's first word the next spare is asked for: who waits for the session has his answer by then."""
 
@@ -67,12 +64,9 @@ class Launch(Struct, frozen=True):
         return [self.python] if self.kind == "python" else [sys.executable, "-E"]
 
     def save(self, file: str) -> None:
-        """Write to `file`, readable for the user alone, whole or not at all."""
-        draft = file + DRAFT
-        descriptor = os.open(draft, CREATED, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
+        """Write to `file`, readable for the user alone. No session is recorded whose file is not whole."""
+        with os.fdopen(os.open(file, CREATED, 0o600), "wb") as stream:
             stream.write(msgspec.json.encode(self))
-        os.rename(draft, file)
 
     @classmethod
     def load(cls, file: str) -> Launch:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from omega_sessiond import wire
+from omega_sessiond import eventloop, wire
 from omega_sessiond.errors import ProtocolError
 from omega_sessiond.frames import HostFrame, HostHello
 
@@ -150,6 +150,7 @@ class Link:
     async def take_up(self, session_id: str, control: socket.socket, command: socket.socket) -> HostHello:
         """As `open`, of a host that was made with these connections and our hello."""
         self._control, self._command = _Connection(control, self._lose), _Connection(command, self._lose)
+        eventloop.expect()
         try:
             answer = await self._hear(self._control, session_id)
             self._command.read(self._received)  # not before: its end would close what is waited for

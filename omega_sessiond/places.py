@@ -10,7 +10,7 @@ import os
 from _thread import start_new_thread
 
 from omega_sessiond import paths, remains
-from omega_sessiond.host import CREATED, DRAFT
+from omega_sessiond.host import CREATED
 
 
 class Places:
@@ -54,7 +54,7 @@ class Places:
         directory = f"{self._ahead}/{id}"
         try:
             os.makedirs(directory, mode=0o700)
-            for file in (paths.host_log(self._state_dir, id), paths.launch_file(self._state_dir, id) + DRAFT):
+            for file in (paths.host_log(self._state_dir, id), paths.launch_file(self._state_dir, id)):
                 os.close(os.open(f"{directory}/{os.path.basename(file)}", CREATED, 0o600))
             self._ready = id
         except OSError:
