@@ -163,6 +163,16 @@ class Service:
 
     # ---- sessions ----
 
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        """The daemon's own, for a session whose maker gives none, without what is not UTF-8: it is kept as JSON."""
+        own = birthplace.scrub(dict(os.environ))
+        return {
+            name: value
+            for name, value in own.items()
+            if (name + value).encode(errors="ignore").decode() == name + value
+        }
+
     def find(self, name: str) -> Live:
         live = self._keeper.by_name.get(name)
         if live is None:
@@ -253,7 +263,7 @@ class Service:
     ) -> Live:
         self._keeper.refuse_when_stopping()
         _check_name(name)
-        env = _own_environment() if options.env is None else options.env
+        env = self._environment if options.env is None else options.env
         engine = options.engine or self._settings.engine
         # Who names no engine names an interpreter for the case that it is Python.
         python = options.python if options.engine is not None or engine == "python" else None
@@ -565,14 +575,6 @@ def _metrics() -> ModuleType:
     from omega_sessiond import metrics
 
     return metrics
-
-
-def _own_environment() -> dict[str, str]:
-    """The daemon's environment for a session whose maker gives none, without what is not UTF-8: it is kept as JSON."""
-    own = birthplace.scrub(dict(os.environ))
-    return {
-        name: value for name, value in own.items() if (name + value).encode(errors="ignore").decode() == name + value
-    }
 
 
 def _check_name(name: str) -> None:
