@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from itertools import count
 from pathlib import Path
 
 from daemon import wait_until
@@ -15,11 +16,15 @@ from omega_sessiond.places import Places
 def test_the_next_session_takes_what_was_made_ahead(life: Life) -> None:
     """Behind a new session the directory of the next one waits, which that one gets; a daemon that ends leaves none."""
     ahead = life.place.state_dir / "next"
-    life.call("POST", "/api/sessions", {"name": "first"})
-    (waiting,) = wait_until(lambda: ahead.exists() and os.listdir(ahead), "the next one's directory")
-    made = life.call("POST", "/api/sessions", {"name": "second"}).json
-    assert made["id"] == waiting
-    assert life.run("second", "6 * 7")["result"] == "42"
+    names = (f"n{number}" for number in count())
+
+    def takes_it() -> str | None:
+        """The name of a new session that did; one is made behind the other, and may be too late for the next."""
+        waiting = os.listdir(ahead) if ahead.exists() else []
+        made = life.call("POST", "/api/sessions", {"name": next(names)}).json
+        return str(made["name"]) if made["id"] in waiting else None
+
+    assert life.run(wait_until(takes_it, "a session takes what waits"), "6 * 7")["result"] == "42"
     life.stop()
     assert not ahead.exists()
 
