@@ -65,8 +65,13 @@ class Launch(Struct, frozen=True):
 
     def save(self, file: str) -> None:
         """Write to `file`, readable for the user alone. No session is recorded whose file is not whole."""
-        with os.fdopen(os.open(file, CREATED, 0o600), "wb") as stream:
-            stream.write(msgspec.json.encode(self))
+        data = msgspec.json.encode(self)
+        descriptor = os.open(file, CREATED, 0o600)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
 
     @classmethod
     def load(cls, file: str) -> Launch:
@@ -156,6 +161,7 @@ class Host:
         nursery: Nursery,
     ) -> Host:
         """Fork the process, or start it. Raises HostFailed when the interpreter or the directory cannot be used."""
+        _clear_place(launch, state_dir)
         with _birth(launch, state_dir, trouble_fd, umask, terms) as birth:
             forked = await nursery.fork(birth)
             process = _start(birth) if forked is None else forked.process
@@ -172,7 +178,8 @@ class Host:
         terms: dict[str, object],
         nursery: Nursery,
     ) -> Host | None:
-        """As `birth`, at once: None where nothing waits to become it. Raises HostFailed."""
+        """As `birth`, at once and in a place where nothing was yet: None where nothing waits to become it. Raises
+        HostFailed."""
         if not nursery.has_spare:
             return None
         with _birth(launch, state_dir, trouble_fd, umask, terms) as birth:
@@ -461,9 +468,8 @@ def _clear_place(launch: Launch, state_dir: str) -> None:
 
 @contextmanager
 def _birth(launch: Launch, state_dir: str, trouble_fd: int, umask: int, terms: dict[str, object]) -> Iterator[Birth]:
-    """What a new host is told, in a place that was cleared for it. The listener is made here, so that it can be
-    connected to at once, and given away. Raises HostFailed when the interpreter or the directory cannot be used."""
-    _clear_place(launch, state_dir)
+    """What a new host is told. The listener is made here, so that it can be connected to at once, and given away.
+    Raises HostFailed when the interpreter or the directory cannot be used."""
     trouble = os.dup(trouble_fd)  # its own number may be one of the child's three standard ones
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

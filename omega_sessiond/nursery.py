@@ -337,6 +337,7 @@ class Nursery:
         self._retired: set[_Server] = set()
         self._troubles: dict[object, _Trouble] = {}
         self._timers: dict[object, asyncio.TimerHandle] = {}
+        self._latest: tuple[str, dict[str, str], Birthplace | None] = ("", {}, None)
         self._is_closed = False
 
     def start(self, first: Started | None) -> None:
@@ -369,7 +370,7 @@ class Nursery:
     def _server_for(self, birth: Birth) -> _Server | None:
         if not self._is_wanted or self._is_closed or not birth.can_be_forked:
             return None
-        place = Birthplace.of(birth.interpreter[0], birth.env)
+        place = self._place(birth)
         if place is None:
             return None
         server = self._servers.get(place.key)
@@ -382,9 +383,18 @@ class Nursery:
         if changed is not None:
             log.info("%s has changed: the fork server of %s is started anew", changed, place.python)
             self._put_aside(server)
+            self._latest = ("", {}, None)
             self._begin_later(place, BEGIN_AFTER_S)
             return None
         return server
+
+    def _place(self, birth: Birth) -> Birthplace | None:
+        """Most births have the interpreter and the environment of the one before."""
+        python, env, place = self._latest
+        if place is None or birth.env is not env or birth.interpreter[0] != python:
+            place = Birthplace.of(birth.interpreter[0], birth.env)
+            self._latest = (birth.interpreter[0], birth.env, place)
+        return place
 
     def views(self) -> list[ForkServerView]:
         """The servers as the API shows them."""
