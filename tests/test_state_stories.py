@@ -245,6 +245,24 @@ def test_idle_process_that_is_told_to_end_is_hibernated(life: Life) -> None:
     assert life.session("work")["state"] == "idle"
 
 
+def test_last_save_outlasts_what_ends_the_session(life: Life) -> None:
+    """systemd signals all processes of a scope, also the one that was just forked to save the session; it goes on."""
+    held = Gate(life.place.base, "save")
+    life.run(
+        "work", f"class Slow:\n    def __reduce__(self): return str, ((str({held.code}), 'saved')[1],)\nslow = Slow()"
+    )
+    pid = life.session("work")["pid"]
+    os.kill(pid, signal.SIGTERM)
+    writer = held.pid()
+    assert writer != pid
+    os.kill(writer, signal.SIGTERM)
+    held.open()
+    wait_until(lambda: not is_alive(pid), "it leaves")
+    after = life.run("work", "slow")
+    assert (after["result"], after["lost"]) == ("'saved'", None) and after["resumed_from"], after
+    held.close()
+
+
 def test_hibernated_session_outlives_the_daemon(life: Life) -> None:
     """It is hibernated for the next daemon too, and deleted it leaves nothing behind."""
     life.run("work", "x = 1")

@@ -279,9 +279,10 @@ class Saves:
         """Nothing of the user's may run here but what pickling calls: no finalizers, no exit functions."""
         try:
             gc.disable()
-            for signum in _DEADLY:
-                # The session's interrupts reach its whole process group; the save goes on.
-                signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
+            # The session's interrupts reach its whole process group; the save goes on. So does the last one, when the
+            # process is told to end: systemd signals again what was forked while it went through the scope's processes.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if self.is_awaited else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _be_expendable()
             _bound_files(terms.max_bytes)
