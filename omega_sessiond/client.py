@@ -64,8 +64,7 @@ class Client:
             self._kept = None
 
     def _take_kept(self) -> Connection | None:
-        """The kept connection, unless the daemon has closed it meanwhile: to find that out by a failing request would
-        leave open whether the request was carried out."""
+        """The kept connection, unless the daemon has closed it already."""
         connection, self._kept = self._kept, None
         if connection is not None and connection.has_ended:
             connection.close()
@@ -99,6 +98,8 @@ class Client:
         backoff = Backoff(REPEAT_S)
         payload = _encode(body)
         self.was_repeated = False
+        if method != "GET":
+            self.close()  # the daemon may be closing it just now: the failure would leave open whether it did as asked
         while True:
             connection = self._take_kept() or Connection(self._launcher)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def test_a_delete_whose_answer_was_lost_is_done(client: Client, socket_path: Pat
     absent = refusal("session_not_found", "404 Not Found")
     with Stub(socket_path, b"", absent):
         assert client.request("DELETE", session_path("work")) is None
+        with pytest.raises(SessionNotFound):
+            client.request("DELETE", session_path("work"))
+
+
+def test_a_delete_never_takes_a_connection_that_may_be_ending(client: Client, socket_path: Path) -> None:
+    """A kept connection that ends under a DELETE would pass for one whose answer was lost: it is not used for it."""
+    absent = refusal("session_not_found", "404 Not Found")
+    may_close = threading.Event()
+
+    def held_open(asked: Asked) -> Iterator[bytes]:
+        yield json_reply([])
+        assert may_close.wait(60)
+
+    with Stub(socket_path, held_open, absent):
+        assert client.get("/api/sessions") == []
+        threading.Timer(0.05, may_close.set).start()
         with pytest.raises(SessionNotFound):
             client.request("DELETE", session_path("work"))
 
