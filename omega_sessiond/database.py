@@ -140,9 +140,11 @@ class Atomic:
             return
         try:
             self._execute(statement, values)
-        except sqlite3.Error as error:
+        except BaseException as error:  # a value that SQLite cannot take is no error of its own
             self.on_roll_back()
-            raise translated(error, self._path) from error
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self._path) from error
+            raise
 
     def _broken(self) -> JournalError:
         return JournalError(

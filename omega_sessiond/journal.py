@@ -141,6 +141,10 @@ _NOTE_NEWEST_END = (
     "UPDATE sessions AS s SET host_seq = x.host_seq, execution_count = x.session_count,"
     f" as_of_event = x.finished_event_id FROM executions x WHERE x.session_id = s.id AND x.id = {_NEWEST_END}"
 )
+_NOTE_USE = (
+    f"UPDATE sessions AS s SET last_used_at = {_LAST_USED_AT}"
+    " WHERE id = (SELECT session_id FROM executions WHERE id = ?)"
+)
 _FINISHED_UP_TO = (
     "UPDATE sessions SET finished_up_to = coalesce((SELECT id - 1 FROM executions WHERE session_id = sessions.id"
     " AND id > finished_up_to AND finished_at IS NULL ORDER BY id LIMIT 1),"
@@ -511,9 +515,10 @@ class Journal:
     # ---- events ----
 
     def _before_removal(self, execution_id: int) -> None:
-        """Keep what is known only from rows that are going: their numbers, and how far the session has come."""
+        """Keep what is known only from rows that are going: their numbers, how far the session came and when."""
         self._ids.keep()
         self._execute(f"{_NOTE_NEWEST_END} AND x.id = ?", (execution_id,))
+        self._execute(_NOTE_USE, (execution_id,))
 
     def append(self, event: Event) -> int:
         """Add an event that is told by itself; its id."""

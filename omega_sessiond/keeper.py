@@ -113,17 +113,21 @@ class Keeper:
     # ---- life ----
 
     def start(self) -> None:
-        """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers."""
+        """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers.
+        Half a session, no command of which is ours to run, is removed; where the journal refuses, it `is_deleted`."""
         for record in self._journal.sessions():
-            if record.keep.is_arriving or record.keep.is_leaving:  # half a session: no command of it is ours to run
-                self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
+            if record.keep.is_arriving or record.keep.is_leaving:
+                try:
+                    self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
+                except JournalError:
+                    self.by_name[record.name] = Live(record, decide.Session(), is_deleted=True)
                 continue
             live = Live(record, decide.Session())
             self.by_name[record.name] = live
             self._restore(live)
         known = {live.record.id for live in self.by_name.values()}
         for id in remains.unknown(self._state_dir, known, self._journal.created_at()):
-            self._spawn(self._sweep(id))
+            self.spawn(self._sweep(id))
 
     async def _sweep(self, session_id: str) -> None:
         """Remove what is left of a session that nobody recorded, and its host, which may be on its way."""
@@ -144,7 +148,7 @@ class Keeper:
             live.taken = self._journal.last_begun(record.id)
             if os.path.exists(paths.host_socket(self._state_dir, record.id)):
                 live.is_starting = True
-                self._spawn(self._dismiss_then_start(live))
+                self.spawn(self._dismiss_then_start(live))
             else:
                 self._begin_without_host(live)
             return
@@ -161,7 +165,7 @@ class Keeper:
             live.host.scope = unit
         self.containment.watch(live.host)
         self._listen(live, live.host)
-        self._spawn(self._reconnect(live, live.host))
+        self.spawn(self._reconnect(live, live.host))
 
     def _reread(self, live: Live) -> list[ExecutionRecord]:
         """Take for true of a session what the journal knows of it; its unfinished executions."""
@@ -225,7 +229,8 @@ class Keeper:
         is_settled = all(live.session.link != "starting" for live in self.by_name.values())
         return not self.work and is_settled and self.vault.is_quiet
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have work done beside, until we stop. What it raises is logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -272,11 +277,11 @@ class Keeper:
                     live.settled.clear()
                     live.start_failure = live.start_error = None
                     live.is_starting = True
-                    self._spawn(self._start_host(live))
+                    self.spawn(self._start_host(live))
                 case decide.Watch(id):
                     self._arm(live, live.work[id])
                 case decide.Hibernate():
-                    self._spawn(self._put_to_sleep(live))
+                    self.spawn(self._put_to_sleep(live))
 
     def _settle(self, live: Live, effect: decide.Cancel | decide.Died) -> list[Work]:
         """Journal the end of executions that will have no result."""
@@ -492,7 +497,7 @@ class Keeper:
         live.settled.set()
         if not live.is_stale and not self.is_stopping:
             live.is_stale = True
-            self._spawn(self._restore_later(live))
+            self.spawn(self._restore_later(live))
 
     async def _restore_later(self, live: Live) -> None:
         """Take a session up again, once no start and no burial of its host is under way."""
@@ -539,9 +544,7 @@ class Keeper:
                 lost = record.lost if live.origin is None else None
                 live.origin = None
                 if record.host is None:  # else it was recorded with its session
-                    keep = replace(
-                        record.keep, waking_from=self.vault.waking(live), is_replaced=False, is_leaving=False
-                    )
+                    keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
                     kept = hosts.record(process)
                     self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0
@@ -640,7 +643,7 @@ class Keeper:
         self.handle(live, decide.HostUnreachable())
         self.vault.unreachable(live)
         live.settled.clear()
-        self._spawn(self._reconnect(live, host))
+        self.spawn(self._reconnect(live, host))
 
     async def _reconnect(self, live: Live, host: Host) -> None:
         """Speak to a host that was there before; try for as long as it lives."""
@@ -686,7 +689,7 @@ class Keeper:
             live.settled.set()
             self.announce(live)
             if live.record.keep.is_replaced and not live.session.ending:
-                self._spawn(self._replace(live))
+                self.spawn(self._replace(live))
             return
 
     def _compare(self, live: Live, hello: HostHello) -> bool:
@@ -721,7 +724,7 @@ class Keeper:
         if not live.is_burying:
             live.is_burying = True
             self.handle(live, decide.HostDied())
-            self._spawn(self._bury_once(live, exit))
+            self.spawn(self._bury_once(live, exit))
 
     async def _bury_once(self, live: Live, exit: Exit) -> None:
         try:

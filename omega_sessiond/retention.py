@@ -155,7 +155,7 @@ class Retention:
 
     async def clear(self, session_id: str, begin: Callable[[], None]) -> None:
         """Remove what a session that is being deleted has run, without a word: the deletion is told. `begin` is called
-        in the transaction of the first step, if there is one before the deletion itself."""
+        before the first step, if there is one before the deletion itself."""
         ids: list[int] = []
         size = steps = 0
         for candidate in self._journal.pruning.oldest(session_id):
@@ -164,10 +164,9 @@ class Retention:
             ids.append(candidate.id)
             size += candidate.command_bytes + candidate.output_bytes
             if len(ids) >= STEP_EXECUTIONS or size >= STEP_BYTES:
-                with self._journal.atomic():
-                    if not steps:
-                        begin()
-                    self._journal.pruning.remove(ids)
+                if not steps:
+                    begin()
+                self._journal.pruning.remove(ids)
                 ids, size, steps = [], 0, steps + 1
                 await asyncio.sleep(0)
 

@@ -24,6 +24,7 @@ from omega_sessiond import session as decide
 from omega_sessiond.birthplace import Started
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
+from omega_sessiond.deletions import Deletions
 from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import (
     CannotFork,
@@ -61,7 +62,6 @@ from omega_sessiond.messages import (
     PruneRequest,
     Server,
     SessionCreated,
-    SessionDeleted,
     Stopped,
     Totals,
     Usage,
@@ -128,6 +128,7 @@ class Service:
             dies_with_its_unit=dies_with_its_unit,
         )
         self._retention = Retention(settings, journal, self._names, self._keeper.committed)
+        self._deletions = Deletions(journal, self._keeper, self._retention, settings.state_dir)
         self._pool = Pool(settings, self._keeper)
         self._places = Places(settings.state_dir)
         self.executions = Executions(settings, journal, self._keeper, self)
@@ -145,6 +146,7 @@ class Service:
         self._nursery.start(self._first_fork_server)
         self._places.clear()
         self._keeper.start()
+        self._deletions.start()
         self._pool.start()
         self._retention.start()
 
@@ -254,7 +256,7 @@ class Service:
             _raise_failure(live)
         except HostFailed:
             if not live.work and live.session.link == "absent":
-                self.remove(live)
+                self.discard(live)
             raise
         return self.view(live)
 
@@ -375,7 +377,7 @@ class Service:
         self._keeper.handle(live, decide.StartAsked())
         await live.settled.wait()
         if live.session.link == "absent" and live.start_error is not None:
-            self.remove(live)
+            self.discard(live)
             raise live.start_error
         _raise_failure(live)
         return self.view(live)
@@ -409,32 +411,11 @@ class Service:
 
     async def delete(self, name: str, request: EndRequest) -> None:
         """End the host, then remove the session with its history."""
-        live = self.find(name)
-        live.is_deleted = True
-        try:
-            await self._keeper.end(live, "deleted", self._budget(request))
-            # In steps: others are served meanwhile. What they leave, should we die, the next daemon deletes.
-            await self._retention.clear(live.record.id, lambda: self._begin_to_leave(live))
-            if self._keeper.by_name.get(name) is live:
-                self.remove(live)
-        finally:
-            live.is_deleted = self._keeper.by_name.get(name) is not live
+        await self._deletions.delete(self.find(name), self._budget(request))
 
-    def _begin_to_leave(self, live: Live) -> None:
-        self._keeper.recorder.update(live, keep=replace(live.record.keep, is_leaving=True))
-
-    def remove(self, live: Live) -> None:
-        record = live.record
-        self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
-        live.is_deleted = True
-        if live.born is not None:  # it was never started
-            live.born.discard()
-        for work in list(live.work.values()):
-            work.record = replace(work.record, status="cancelled", reason="deleted")
-            self._keeper.forget(live, work)
-        del self._keeper.by_name[record.name]
-        remains.clear_session(self._state_dir, record.id)
-        self._keeper.committed()
+    def discard(self, live: Live) -> None:
+        """Remove a session that came to nothing."""
+        self._deletions.discard(live)
 
     def _names(self) -> dict[str, str]:
         return {live.record.id: name for name, live in self._keeper.by_name.items()}

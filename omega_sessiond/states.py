@@ -56,7 +56,8 @@ class Sessions(Protocol):
         """A session without a process; `parent`: what it is a fork of, `is_arriving`: should we end before it is whole,
         the next daemon removes it."""
 
-    def remove(self, live: Live) -> None: ...
+    def discard(self, live: Live) -> None:
+        """Remove a session that came to nothing, now or when the journal can be written."""
 
     def view(self, live: Live) -> Session: ...
 
@@ -260,7 +261,7 @@ class States:
                 lost = self._vault.lacking(checkpoint, f"made from a checkpoint of session '{record.name}'")
                 self._keeper.recorder.update(copy, keep=keep, lost=lost)
         except (OSError, JournalError) as error:
-            self._sessions.remove(copy)
+            self._sessions.discard(copy)
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise JournalError(
                     f"The files of checkpoint {checkpoint.id} are gone", hint="Take another snapshot, or save again."

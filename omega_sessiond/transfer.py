@@ -321,7 +321,7 @@ class _Intake:
                 await asyncio.to_thread(self._check_state, self._checkpoint)
             self._finish()
         except BaseException as error:
-            self._sessions.remove(live)
+            self._sessions.discard(live)
             if isinstance(error, OSError):
                 raise from_system(error, self._place) from None
             raise

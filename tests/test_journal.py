@@ -459,6 +459,14 @@ def test_nothing_is_written_after_a_failure_in_the_block(book: Journal, work: Se
     assert book.sessions() == [work]
 
 
+def test_a_value_that_cannot_be_kept_takes_no_number(book: Journal, work: SessionRecord) -> None:
+    """What Python refuses before SQLite sees it leaves no gap either."""
+    first, second = run(book, work), run(book, work)
+    with pytest.raises(UnicodeEncodeError):
+        book.queue(work, "\ud800", at=at(1), started=True)
+    assert run(book, work) - second == second - first
+
+
 def test_a_commit_is_there_for_the_next_to_open(path: Path) -> None:
     """What was committed is read by the next journal, also when this one was not closed but its process forgot it."""
     book = Journal.open(str(path))

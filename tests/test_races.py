@@ -16,17 +16,20 @@ import pytest
 import test_keeper
 from life import is_alive
 from misbehaving import interpreter
-from omega_sessiond import database, keeper, paths, retention, states
+from omega_sessiond import database, deletions, keeper, paths, retention, states
 from omega_sessiond.errors import (
     CannotSave,
     HostFailed,
     JournalError,
+    JournalFull,
     SessionBusy,
     SessionNotFound,
     SnapshotNotFound,
 )
 from omega_sessiond.host import Host, Launch
+from omega_sessiond.journal import Journal
 from omega_sessiond.messages import (
+    CreateOptions,
     CreateSession,
     EndRequest,
     ExecuteRequest,
@@ -40,6 +43,7 @@ from omega_sessiond.messages import (
 )
 from omega_sessiond.pruning import Pruning
 from omega_sessiond.service import Service
+from omega_sessiond.shelf import Shelf
 from test_keeper import execute, until
 
 Tell = Callable[..., None]
@@ -436,36 +440,139 @@ def test_session_deleted_while_something_else_is_asked_of_it(tell: Tell, what: s
     tell(story)
 
 
-@pytest.mark.parametrize("error", [Killed(), JournalError("the disk is full")], ids=["dies", "is refused"])
+def refuse_a_step(monkeypatch: pytest.MonkeyPatch, error: BaseException, refusals: int) -> None:
+    """Have the second step of a deletion fail so many times, each soon after the other."""
+    remove, left = Pruning.remove, [0, *[1] * refusals]
+
+    def failing(pruning: Pruning, ids: Any) -> None:
+        if left and left.pop(0):
+            raise error
+        remove(pruning, ids)
+
+    monkeypatch.setattr(retention, "STEP_EXECUTIONS", 2)
+    monkeypatch.setattr(deletions, "RETRY_S", 0.01)
+    monkeypatch.setattr(Pruning, "remove", failing)
+
+
+@pytest.mark.parametrize("error", [Killed(), JournalFull("the disk is full")], ids=["dies", "is refused"])
 def test_daemon_dies_while_a_session_is_deleted(tell: Tell, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """With a part of its history gone already the next daemon deletes the rest. Where only the journal has refused,
-    the session goes on once it is used again."""
+    """With a part of its history gone nothing more runs in the session, and the next daemon deletes the rest."""
 
     async def first(service: Service) -> None:
         for number in range(5):
             await execute(service, "work", f"{number}")
-        remove = Pruning.remove
-        removed: list[int] = []
-
-        def failing(pruning: Pruning, ids: Any) -> None:
-            remove(pruning, ids)
-            removed.extend(ids)
-            if len(removed) > 3:
-                raise error
-
         with monkeypatch.context() as patched:
-            patched.setattr(retention, "STEP_EXECUTIONS", 2)
-            patched.setattr(Pruning, "remove", failing)
+            refuse_a_step(patched, error, 1000)
             with pytest.raises(type(error)):
                 await service.delete("work", EndRequest(5.0))
-        assert len(service.executions.history("work", 0, 100)) == 3
-        if isinstance(error, JournalError):
-            assert (await execute(service, "work", "6 * 7")).result == "42"
+        if isinstance(error, JournalFull):
+            assert "is gone already" in error.hint
+        for use in (service.session, lambda name: service.executions.submit(name, ExecuteRequest("6 * 7"))):
+            with pytest.raises(SessionBusy, match="is being deleted"):
+                use("work")
+        left = service._journal.executions(service._keeper.by_name["work"].record.id, 0, 100)
+        assert [row.command for row in left] == ["2", "3", "4"]
 
     async def second(service: Service) -> None:
-        assert [session.name for session in service.sessions()] == ["work"] * isinstance(error, JournalError)
+        assert service.sessions() == []
+        assert (await execute(service, "work", "6 * 7")).execution_count == 1
 
     tell(first, second)
+
+
+def test_deletion_that_was_refused_is_finished(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the journal has held up goes as soon as it can be written, and the name is free again."""
+
+    async def story(service: Service) -> None:
+        for number in range(5):
+            await execute(service, "work", f"{number}")
+        directory = Path(paths.session_dir(service._state_dir, service.session("work").id))
+        await until(directory.is_dir)
+        refuse_a_step(monkeypatch, JournalFull("the disk is full"), 3)
+        with pytest.raises(JournalFull):
+            await service.delete("work", EndRequest(5.0))
+        await until(lambda: service.sessions() == [] and not directory.exists())
+        assert (await execute(service, "work", "6 * 7")).execution_count == 1
+        await service.delete("work", EndRequest(5.0))
+
+    tell(story)
+
+
+def refuse_removal(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the removal of sessions fail three times, each soon after the other; how many times are left."""
+    delete_session, left = Journal.delete_session, [3]
+
+    def failing(journal: Journal, session_id: str, event: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise JournalFull("the disk is full")
+        delete_session(journal, session_id, event)
+
+    monkeypatch.setattr(deletions, "RETRY_S", 0.01)
+    monkeypatch.setattr(Journal, "delete_session", failing)
+    return left
+
+
+def test_deletion_that_cannot_begin(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of which nothing has gone is as before, also for the next daemon."""
+
+    def full(journal: Journal, session_id: str, event: object) -> None:
+        raise JournalFull("the disk is full")
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "1")
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "delete_session", full)
+            with pytest.raises(JournalFull):
+                await service.delete("work", EndRequest(5.0))
+        service.executions.submit("work", ExecuteRequest("x = 2"))
+
+    async def second(service: Service) -> None:
+        assert (await execute(service, "work", "x")).result == "2"
+
+    tell(first, second)
+
+
+def test_daemon_begins_while_nothing_can_be_removed(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a session that the journal does not let go keeps no daemon from its work, and goes when it can."""
+    left: list[list[int]] = []
+
+    async def first(service: Service) -> None:
+        await execute(service, "other", "x = 1")
+        service.make("half", CreateOptions(), is_arriving=True)
+        left.append(refuse_removal(monkeypatch))
+
+    async def second(service: Service) -> None:
+        with pytest.raises(SessionBusy, match="is being deleted"):
+            service.session("half")
+        assert (await execute(service, "other", "x")).result == "1"
+        await until(lambda: "half" not in service._keeper.by_name)
+        assert left == [[0]]
+
+    tell(first, second)
+
+
+def test_session_that_came_to_nothing_on_a_full_disk(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork that the journal refuses leaves no session that somebody could use, though it refuses its removal too."""
+
+    def refuse(shelf: Shelf, checkpoint: object) -> None:
+        raise JournalFull("the disk is full")
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.save("work")
+        with monkeypatch.context() as patched:
+            refusals = refuse_removal(patched)
+            patched.setattr(Shelf, "add", refuse)
+            with pytest.raises(JournalFull):
+                await service.fork("work", ForkRequest("copy", from_checkpoint=True))
+            with pytest.raises(SessionBusy, match="is being deleted"):
+                service.session("copy")
+            await until(lambda: "copy" not in service._keeper.by_name)
+        assert refusals == [0]
+        assert (await service.fork("work", ForkRequest("copy", from_checkpoint=True))).name == "copy"
+
+    tell(story)
 
 
 def test_export_of_a_session_that_is_deleted_meanwhile(tell: Tell) -> None:

@@ -94,6 +94,15 @@ def test_a_deleted_session_is_cleared_in_steps(
     assert (ids(book, work), ids(book, other)) == ([running], [kept])
 
 
+def test_last_use_outlives_its_execution(book: Journal, work: SessionRecord) -> None:
+    """When a session was used last is known also when the execution that told has gone, or only its output."""
+    put(book, work, 1)
+    put(book, work, 70)
+    book.pruning.empty(ids(book, work), LATER)
+    book.pruning.remove(ids(book, work))
+    assert book.sessions()[0].last_used_at == at(70)
+
+
 def test_count(book: Journal, work: SessionRecord) -> None:
     """Each session keeps its newest ones, and what ended too late to be settled stays beside them."""
     other = add(book, session("other"))
