@@ -332,7 +332,8 @@ def test_forked_child_that_returns_is_no_second_host(life: Life) -> None:
     """A child of fork that falls out of its command leaves, with its output, and the session goes on alone."""
     execution = life.run(
         "work",
-        "import os\nchild = os.fork()\nprint('child' if child == 0 else 'parent')\nif child: os.waitpid(child, 0)",
+        "import os, sys\nchild = os.fork()\nsys.stdout.write('parent\\n' if child else 'child\\n')\n"
+        "if child: os.waitpid(child, 0)",
     )
     assert sorted(execution["output"].split()) == ["child", "parent"]
     assert life.value("work", "child") > 0
