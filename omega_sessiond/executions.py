@@ -59,6 +59,9 @@ class Sessions(Protocol):
 
     def view(self, live: Live) -> Session: ...
 
+    def discard(self, live: Live) -> None:
+        """Remove a session that came to nothing, now or when the journal can be written."""
+
 
 class Executions:
     """The executions of all sessions."""
@@ -74,6 +77,7 @@ class Executions:
         holds the same idempotency key."""
         self._keeper.refuse_when_stopping()
         live = self._keeper.by_name.get(name)
+        is_new = live is None
         if live is None:
             if request.create is False:
                 self._sessions.find(name)
@@ -96,6 +100,8 @@ class Executions:
             )
         except JournalError as error:
             self._keeper.trouble = error.message
+            if is_new:
+                self._sessions.discard(live)
             raise
         live.record = replace(record, last_used_at=at)
         work = Work(

@@ -301,8 +301,28 @@ def test_newborn_whose_session_cannot_be_recorded_ends(tell: Tell, monkeypatch: 
     tell(story)
 
 
-async def watch_births(service: Service, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Host:
-    """Ask for a session that a process waits for, and have the journal fail; the process that was to be its host."""
+def test_session_whose_first_command_is_refused(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that could not be taken leaves no session that was made for it, nor its process; others stay."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "other", "x = 1")
+        newborn = await watch_births(service, monkeypatch, JournalFull("the disk is full"), "queue")
+        assert [session.name for session in service.sessions()] == ["other"]
+        await until(lambda: not is_alive(newborn.pid))
+        assert (await execute(service, "work", "6 * 7")).result == "42"
+        with monkeypatch.context() as patched, pytest.raises(JournalFull):
+            patched.setattr(service._journal, "queue", failing(JournalFull("the disk is full")))
+            service.executions.submit("other", ExecuteRequest("2"))
+        assert (await execute(service, "other", "x")).result == "1"
+
+    tell(story)
+
+
+async def watch_births(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: BaseException, refuses: str = "add_session"
+) -> Host:
+    """Run a command in a new session that a process waits for, and have the journal fail; the process that was to be
+    its host."""
     await until(lambda: service._keeper._nursery.has_spare)
     beget, born = service._keeper.beget, []
 
@@ -310,17 +330,21 @@ async def watch_births(service: Service, monkeypatch: pytest.MonkeyPatch, error:
         born.append(beget(launch, limits))
         return born[-1]
 
-    def refuse(record: object, event: object) -> None:
-        raise error
-
     with monkeypatch.context() as patched:
         patched.setattr(service._keeper, "beget", watched)
-        patched.setattr(service._journal, "add_session", refuse)
+        patched.setattr(service._journal, refuses, failing(error))
         with pytest.raises(type(error)):
-            await service.create(CreateSession(name="work"))
+            service.executions.submit("work", ExecuteRequest("1"))
     (newborn,) = born
     assert newborn is not None
     return newborn
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*values: object, **options: object) -> Any:
+        raise error
+
+    return fail
 
 
 def test_loss_is_told_by_the_command_that_runs(tell: Tell) -> None:
@@ -444,14 +468,14 @@ def refuse_a_step(monkeypatch: pytest.MonkeyPatch, error: BaseException, refusal
     """Have the second step of a deletion fail so many times, each soon after the other."""
     remove, left = Pruning.remove, [0, *[1] * refusals]
 
-    def failing(pruning: Pruning, ids: Any) -> None:
+    def refusing(pruning: Pruning, ids: Any) -> None:
         if left and left.pop(0):
             raise error
         remove(pruning, ids)
 
     monkeypatch.setattr(retention, "STEP_EXECUTIONS", 2)
     monkeypatch.setattr(deletions, "RETRY_S", 0.01)
-    monkeypatch.setattr(Pruning, "remove", failing)
+    monkeypatch.setattr(Pruning, "remove", refusing)
 
 
 @pytest.mark.parametrize("error", [Killed(), JournalFull("the disk is full")], ids=["dies", "is refused"])
@@ -502,27 +526,24 @@ def refuse_removal(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have the removal of sessions fail three times, each soon after the other; how many times are left."""
     delete_session, left = Journal.delete_session, [3]
 
-    def failing(journal: Journal, session_id: str, event: Any) -> None:
+    def refusing(journal: Journal, session_id: str, event: Any) -> None:
         if left[0]:
             left[0] -= 1
             raise JournalFull("the disk is full")
         delete_session(journal, session_id, event)
 
     monkeypatch.setattr(deletions, "RETRY_S", 0.01)
-    monkeypatch.setattr(Journal, "delete_session", failing)
+    monkeypatch.setattr(Journal, "delete_session", refusing)
     return left
 
 
 def test_deletion_that_cannot_begin(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session of which nothing has gone is as before, also for the next daemon."""
 
-    def full(journal: Journal, session_id: str, event: object) -> None:
-        raise JournalFull("the disk is full")
-
     async def first(service: Service) -> None:
         await execute(service, "work", "1")
         with monkeypatch.context() as patched:
-            patched.setattr(Journal, "delete_session", full)
+            patched.setattr(Journal, "delete_session", failing(JournalFull("the disk is full")))
             with pytest.raises(JournalFull):
                 await service.delete("work", EndRequest(5.0))
         service.executions.submit("work", ExecuteRequest("x = 2"))
@@ -555,15 +576,12 @@ def test_daemon_begins_while_nothing_can_be_removed(tell: Tell, monkeypatch: pyt
 def test_session_that_came_to_nothing_on_a_full_disk(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork that the journal refuses leaves no session that somebody could use, though it refuses its removal too."""
 
-    def refuse(shelf: Shelf, checkpoint: object) -> None:
-        raise JournalFull("the disk is full")
-
     async def story(service: Service) -> None:
         await execute(service, "work", "x = 1")
         await service.states.save("work")
         with monkeypatch.context() as patched:
             refusals = refuse_removal(patched)
-            patched.setattr(Shelf, "add", refuse)
+            patched.setattr(Shelf, "add", failing(JournalFull("the disk is full")))
             with pytest.raises(JournalFull):
                 await service.fork("work", ForkRequest("copy", from_checkpoint=True))
             with pytest.raises(SessionBusy, match="is being deleted"):
