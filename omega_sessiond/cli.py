@@ -42,6 +42,15 @@ EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daem
 OMEGALLM = """as OmegaLLM's command line: omegactl -s NAME (-c CMD | -f FILE) [--json]"""
 
 
+class Once(argparse.Action):
+    """An option that stands for one thing: given twice it would lose the first without a word."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        if getattr(namespace, self.dest, None) is not None:
+            parser.error(f"{option} can be given only once")
+        setattr(namespace, self.dest, value)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with suggestions for what was mistyped."""
 
@@ -176,8 +185,8 @@ def _add_executions(add: Any) -> None:
     command = add("exec", "cli_exec:run", "run a command in a session, which is created on first use")
     command.add_argument("name", metavar="NAME", help="the session")
     source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("-c", dest="code", metavar="CODE", help="the command")
-    source.add_argument("-f", dest="file", metavar="FILE", help="a file with it")
+    source.add_argument("-c", dest="code", metavar="CODE", action=Once, help="the command")
+    source.add_argument("-f", dest="file", metavar="FILE", action=Once, help="a file with it")
     source.add_argument("stdin", nargs="?", choices=("-",), metavar="-", help="read it from standard input")
     command.add_argument("--detach", action="store_true", help="print the execution's id and leave")
     command.add_argument("--format", choices=("text", "json", "jsonl"), help="output, execution, or live events")
@@ -333,8 +342,8 @@ def _omegallm_parser() -> Parser:
     top = Parser(prog="omegactl", description=OMEGALLM, parents=[_common()])
     top.add_argument("-s", "--session", dest="name", required=True, metavar="NAME")
     source = top.add_mutually_exclusive_group(required=True)
-    source.add_argument("-c", "--cmd", dest="code", metavar="CMD")
-    source.add_argument("-f", "--file", dest="file", metavar="FILE")
+    source.add_argument("-c", "--cmd", dest="code", metavar="CMD", action=Once)
+    source.add_argument("-f", "--file", dest="file", metavar="FILE", action=Once)
     top.add_argument("--json", action="store_true", help="session, command and output as JSON")
     top.set_defaults(run="cli_exec:run_as_omegallm", command=None, stdin=None)
     return top
@@ -421,6 +430,7 @@ def main(arguments: Sequence[str] | None = None, *, begun: Begun | None = None) 
         _end_by_sigpipe()
     except OSError as error:
         screen.warn(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        screen.give_up()
         return 125
     except Exception:
         import traceback

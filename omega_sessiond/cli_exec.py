@@ -138,6 +138,8 @@ def _code(call: Invocation) -> str:
         except OSError as error:
             raise UsageError(f"Cannot read {args.file}: {error.strerror}") from None
     else:
+        if sys.stdin is None:
+            raise UsageError("Standard input is closed", hint="Give the command with -c CODE or -f FILE.")
         try:
             code = sys.stdin.buffer.read().decode()
         except UnicodeDecodeError:

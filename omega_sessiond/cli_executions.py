@@ -169,6 +169,8 @@ def input_(call: Invocation) -> int:
             raise NotWaitingInput(f"Session '{args.name}' waits for no input: it is {session['state']}", hint="")
     text = args.text
     if text is None and not args.eof:
+        if sys.stdin is None:
+            raise UsageError("Standard input is closed", hint="Give the answer as TEXT, or --eof for none.")
         line = sys.stdin.readline()
         text = line.removesuffix("\n") if line else None
     try:

@@ -18,6 +18,7 @@ from omega_sessiond.cli_sessions import state_word
 from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import OmegaError, SessionNotFound
 from omega_sessiond.invocation import Invocation, UsageError
+from omega_sessiond.launch import locate
 from omega_sessiond.screen import Screen
 from omega_sessiond.target import managed_socket
 
@@ -137,6 +138,7 @@ class _Background:
             screen.json({"managed_by": "client", "units": [], "server": server})
         else:
             screen.line(self._found.way)
+            screen.line(f"Its socket is {locate(self._call.target).socket_path}.")
             screen.line(_told(screen, server) if server else "Not running; the first command that needs it starts it.")
         return 0 if server else NOT_RUNNING
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from omega_sessiond import errors, manager
 from omega_sessiond.errors import DaemonUnreachable, OmegaError, ProtocolError, SessionNotFound, Stopping
-from omega_sessiond.launch import Backoff, Launcher
+from omega_sessiond.launch import Backoff, Launcher, locate
 from omega_sessiond.target import Target, managed_socket
 
 if TYPE_CHECKING:
@@ -261,10 +261,13 @@ class Client:
 
 
 def find_daemon(target: Target) -> Target:
-    """The target itself, or the socket systemd holds, when the settings put the state directory elsewhere.
+    """The target itself; or where the daemon of its state directory listens, when that has another runtime directory
+    than this shell; or the socket systemd holds, when the settings put the state directory elsewhere.
 
     Raises DaemonUnreachable when the daemon behind it serves another state directory.
     """
+    if (told := locate(target)) is not target:
+        return told
     managed = managed_socket()
     if target.state_dir is None or managed is None or target.socket_path == managed:
         return target
@@ -286,7 +289,7 @@ def find_daemon(target: Target) -> Target:
 
 
 def session_path(name: str) -> str:
-    return "/api/sessions/" + quote(name, safe="")
+    return "/api/sessions/" + quote(name.encode("utf-8", "surrogateescape"), safe="")
 
 
 def execution_path(name: str, execution_id: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from omega_sessiond import manager
 from omega_sessiond.client import Client, find_daemon
 from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError
-from omega_sessiond.launch import Backoff
+from omega_sessiond.launch import Backoff, locate
 from omega_sessiond.manager import SERVICE, SOCKET, TCP_SOCKET, Unit
 from omega_sessiond.target import Target, managed_socket
 
@@ -218,7 +218,7 @@ def is_elsewhere(target: Target) -> bool:
 def ask_server(target: Target) -> Json | None:
     """What the daemon says of itself, or None when none runs; starts none. Where systemd listens, this wakes it."""
     try:
-        with Client(target, may_start=False) as client:
+        with Client(locate(target), may_start=False) as client:
             server: Json = client.get("/api/server")
     except DaemonUnreachable:
         return None

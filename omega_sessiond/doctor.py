@@ -175,7 +175,14 @@ def _daemon_check() -> Iterator[Finding]:
 
 def _daemon(target: Target) -> Iterator[Finding]:
     path = target.socket_path
-    if not os.path.lexists(path) and target.state_dir is not None:
+    if (other := launch.locate(target).socket_path) != path:
+        yield Finding(
+            "runtime directory in use", False, f"the daemon listens at {other}, this shell looks at {path}",
+            "omegactl finds it all the same; for other clients set XDG_RUNTIME_DIR as it was when the daemon started.",
+            is_note=True,
+        )  # fmt: skip
+        path = other
+    elif not os.path.lexists(path) and target.state_dir is not None:
         path = managed_socket() or path
     state = _listening(path)
     if state == "nothing":

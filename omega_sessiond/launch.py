@@ -304,6 +304,24 @@ def is_locked(state_dir: str) -> bool:
     return False
 
 
+def locate(target: Target) -> Target:
+    """The target with the socket at which the daemon of its state directory listens, when that is not where this shell
+    looks for it: by `su`, cron or a container the two may have been given different runtime directories."""
+    if target.state_dir is None:
+        return target
+    try:
+        with open(paths.lock_file(target.state_dir), "rb") as file:
+            holder, path, _ = file.read().split(b"\n")
+        told = os.fsdecode(path)
+        if told == target.socket_path:
+            return target
+        os.kill(int(holder.split()[0]), 0)  # or systemd would start one for whoever looks
+        dial(told).close()
+    except (OSError, ValueError, IndexError, DaemonUnreachable):
+        return target  # there is none, or none that says where
+    return target._replace(socket_path=told)
+
+
 def _far(descriptor: int) -> int:
     """A copy at 10 or above: dup2 to 3 and 4 would overwrite one that stands there."""
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)

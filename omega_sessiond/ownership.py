@@ -71,8 +71,31 @@ def prepare(state_dir: str) -> None:
             f"and {paths.MAX_SOCKET_PATH_BYTES} is the system's limit",
             hint="Set XDG_RUNTIME_DIR or SESSION_DIR to a shorter path.",
         )
-    for directory in (state_dir, state_dir + "/sessions", runtime_dir, runtime_dir + "/hosts"):
+    hosts = runtime_dir + "/hosts"
+    for directory in (state_dir, state_dir + "/sessions", runtime_dir, hosts):
         make_private(directory)
+    _find_hosts(paths.hosts_note(state_dir), hosts)
+
+
+def _find_hosts(note: str, hosts: str) -> None:
+    """Have hosts that a daemon with another runtime directory has started be found by way of ours as well: without
+    systemd whoever comes first starts the daemon, and may have come by `su` or cron. Raises RuntimeDirError."""
+    try:
+        try:
+            with open(note, "rb") as file:
+                before = os.fsdecode(file.read())
+        except FileNotFoundError:
+            before = ""
+        if before == hosts:
+            return
+        if before and os.path.isdir(before):
+            for entry in os.scandir(before):
+                if entry.name.endswith(".sock") and not os.path.lexists(f"{hosts}/{entry.name}"):
+                    os.symlink(entry.path, f"{hosts}/{entry.name}")
+        with open(note, "wb") as file:
+            file.write(os.fsencode(hosts))
+    except OSError as error:
+        raise RuntimeDirError(f"Cannot write {note}: {error.strerror}", hint="Make it yours and writable.") from None
 
 
 class Lock:
@@ -82,7 +105,11 @@ class Lock:
         self._descriptor = descriptor
         os.set_inheritable(descriptor, False)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
+        self._end = os.pwrite(descriptor, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
+
+    def tell(self, socket_path: str) -> None:
+        """Say where we listen. A client with another runtime directory than ours, as after `su`, finds us by it."""
+        os.pwrite(self._descriptor, os.fsencode(socket_path) + b"\n", self._end)
 
     def release(self) -> None:
         os.close(self._descriptor)
@@ -148,7 +175,7 @@ def _try(descriptor: int) -> bool:
 def _holder(descriptor: int) -> tuple[int, int] | None:
     """Pid and start time of the living daemon that wrote its name into the lock file."""
     try:
-        pid, started = map(int, os.pread(descriptor, 64, 0).split())
+        pid, started = map(int, os.pread(descriptor, 64, 0).partition(b"\n")[0].split())
     except ValueError:
         return None
     return (pid, started) if pid > 1 and pid != os.getpid() and start_time(pid) == started else None

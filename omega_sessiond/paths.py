@@ -126,6 +126,11 @@ def lock_file(state_dir: str) -> str:
     return state_dir + "/daemon.lock"
 
 
+def hosts_note(state_dir: str) -> str:
+    """Says in which directory the last daemon's hosts have their sockets."""
+    return state_dir + "/hosts-directory"
+
+
 def token_file(state_dir: str) -> str:
     """The bearer token of the TCP listener, 0600."""
     return state_dir + "/token"

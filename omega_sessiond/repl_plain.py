@@ -72,7 +72,7 @@ class LineReader:
 
     def line(self, over: int, *, is_secret: bool) -> str | None:
         """The next line, as the answer to a question of the session; None at the end."""
-        line = sys.stdin.readline()
+        line = _read_line()
         return line.removesuffix("\n") if line else None
 
     def _line(self, prompt: str, first: str) -> str:
@@ -85,7 +85,7 @@ class LineReader:
                 self._readline.set_startup_hook(None)
         if self._is_terminal:
             os.write(2, (prompt + first).encode())
-        line = sys.stdin.readline()
+        line = _read_line()
         if not line:
             raise EOFError
         return first + line.removesuffix("\n")
@@ -115,3 +115,8 @@ def _readline() -> Any:
     except ImportError:
         return None
     return readline
+
+
+def _read_line() -> str:
+    """The next line of standard input, which may have been closed before us; empty at the end."""
+    return "" if sys.stdin is None else sys.stdin.readline()

@@ -66,6 +66,18 @@ class Screen:
         self._out.write(data)
         self._out.flush()
 
+    def give_up(self) -> None:
+        """Lose what could not be written, lest the interpreter tries once more as it ends."""
+        if self._unwritten():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+
+    def _unwritten(self) -> bool:
+        try:
+            self._out.flush()
+        except OSError:
+            return True
+        return False
+
     def line(self, text: str) -> None:
         """A line of data, made safe where it goes to a terminal."""
         self.write((sanitize(text) if self.is_terminal else text) + "\n")

@@ -108,6 +108,9 @@ class Start:
                 listener.close()
         if not self.listeners:
             raise ConfigError("systemd passed no socket named 'api'", hint="Use the units that install.sh wrote.")
+        for listener, _ in self.listeners:
+            if listener.family == socket.AF_UNIX:
+                self.lock.tell(os.path.abspath(listener.getsockname()))
 
     def _lock(self, file: str, inherited: int | None) -> Lock:
         if inherited is not None and (lock := Lock.inherited(inherited, file)) is not None:

@@ -166,16 +166,22 @@ class PlainLines:
 
     def __init__(self) -> None:
         self._sanitizer = Sanitizer(motion=True)
-        self._line = ""
+        self._line: list[str] = []  # in pieces: joined with each that comes, a long line would cost its square
 
     def feed(self, text: str) -> str:
         """The lines that the text completed."""
-        whole, newline, self._line = (self._line + self._sanitizer.feed(text)).rpartition("\n")
-        return plain(whole + newline)
+        whole, newline, rest = self._sanitizer.feed(text).rpartition("\n")
+        lines = ""
+        if newline:
+            lines = plain("".join((*self._line, whole, newline)))
+            self._line.clear()
+        self._line.append(rest)
+        return lines
 
     def close(self) -> str:
         """The last line, though it has no end."""
-        line, self._line = self._line + self._sanitizer.close(), ""
+        line = "".join((*self._line, self._sanitizer.close()))
+        self._line.clear()
         return plain(line)
 
 

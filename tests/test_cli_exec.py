@@ -46,6 +46,61 @@ def test_sessions_keep_their_variables(omegactl: Omegactl) -> None:
     assert (done.code, done.out, done.err) == (0, "42\n", "")
 
 
+def test_daemon_of_another_runtime_directory_is_found(omegactl: Omegactl, place: Place) -> None:
+    """A shell with another XDG_RUNTIME_DIR, as after su or in a container, meets the daemon of its state directory."""
+    other = place.base / "other"
+    other.mkdir(mode=0o700)
+    elsewhere = {"XDG_RUNTIME_DIR": str(other)}
+    omegactl("exec", "work", "-c", "x = 41")
+    assert omegactl("exec", "work", "-c", "x + 1", env=elsewhere).out == "42\n"
+    assert json.loads(omegactl("version", "--json", env=elsewhere).out)["server"] is not None
+    status = omegactl("service", "status", env=elsewhere).out
+    assert f"{place.runtime_dir}/omega-sessiond/api.sock" in status
+    assert f"pid {daemon_pid(place)}" in status
+    assert omegactl("service", "stop", env=elsewhere).code == 0
+    assert omegactl("exec", "work", "-c", "x + 1", env=elsewhere).out == "42\n"
+    assert (other / "omega-sessiond" / "api.sock").is_socket()
+
+
+def test_nothing_is_dropped_without_a_word(omegactl: Omegactl) -> None:
+    """Two commands in one call, no standard input, and names that are no text are refused in words."""
+    for options in (("-c", "1", "-c", "2"), ("-f", "a", "-f", "b"), ("-s", "work", "-c", "1", "-c", "2")):
+        refused = omegactl(*(("exec", "work", *options) if options[0] != "-s" else options))
+        assert (refused.code, refused.out) == (2, "") and "only once" in refused.err, refused
+    done = shell(omegactl, '"$@" exec work - <&-')
+    assert done.returncode == 2 and "Standard input is closed" in done.stderr, done
+    done = shell(omegactl, '"$@" exec $(printf "w\\377") -c 1')
+    assert done.returncode == 2 and "is not a session name" in done.stderr, done
+    assert shell(omegactl, '"$@" repl work <&-').returncode == 0
+
+
+def test_output_that_cannot_be_written(omegactl: Omegactl) -> None:
+    """A full disk behind standard output is told once, with its own exit code."""
+    omegactl("exec", "work", "-c", "1")
+    for command in ("ls", "history work"):
+        done = shell(omegactl, f'"$@" {command} > /dev/full')
+        assert (done.returncode, done.stderr) == (125, "omegactl: No space left on device\n"), done
+
+
+def test_program_that_ends_says_so(omegactl: Omegactl) -> None:
+    """A line REPL that a command has ended with a status is told of, though it printed nothing."""
+    done = omegactl("exec", "sh", "--engine", "bash", "-c", "exec sh -c 'exit 3'")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "bash ended with exit status 3: the next command starts anew.\n"
+
+
+def shell(omegactl: Omegactl, script: str) -> subprocess.CompletedProcess[str]:
+    """A shell's command line, in which "$@" is omegactl."""
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *COMMAND],
+        capture_output=True,
+        text=True,
+        env=omegactl.env,
+        cwd=omegactl.place.home,
+        timeout=60,
+    )
+
+
 def test_session_lives_where_it_was_created(omegactl: Omegactl, place: Place) -> None:
     """Directory and environment are the caller's at creation."""
     omegactl("exec", "work", "-c", "import os", env={"MINE": "é"})

@@ -123,6 +123,20 @@ def test_doctor_finds_a_stale_socket(omegactl: Omegactl, place: Place, on_path: 
     assert code == 0
 
 
+def test_doctor_finds_the_daemon_of_another_runtime_directory(
+    omegactl: Omegactl, place: Place, on_path: dict[str, str]
+) -> None:
+    """Where this shell looks in one place and the daemon listens in another, both are named, and it is asked."""
+    omegactl("ls")
+    other = place.base / "other"
+    other.mkdir(mode=0o700)
+    code, found = findings(omegactl, XDG_RUNTIME_DIR=str(other), **on_path)
+    detail = found["runtime directory in use"]["detail"]
+    assert f"{place.runtime_dir}/omega-sessiond/api.sock" in detail and f"{other}/omega-sessiond/api.sock" in detail
+    assert found["daemon"]["detail"].startswith(f"pid {daemon_pid(place)}")
+    assert code == 0
+
+
 def test_doctor_finds_another_state_directory(omegactl: Omegactl, place: Place, on_path: dict[str, str]) -> None:
     """A daemon that serves another state directory than this shell means is told with both."""
 
