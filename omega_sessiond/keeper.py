@@ -20,7 +20,7 @@ from omega_sessiond import paths, remains, wire
 from omega_sessiond import session as decide
 from omega_sessiond.config import Settings
 from omega_sessiond.containment import Containment
-from omega_sessiond.errors import HostFailed, JournalError, OmegaError, Stopping
+from omega_sessiond.errors import HostFailed, JournalError, OmegaError, SessionNotFound, Stopping
 from omega_sessiond.feed import Feed
 from omega_sessiond.frames import (
     Bye,
@@ -207,7 +207,10 @@ class Keeper:
         if self._dies_with_its_unit:
             doomed = [live for live in self.by_name.values() if live.host is not None and not live.host.scope]
             budget = self._settings.stop_budget_s
-            await asyncio.gather(*(self.end(live, "daemon_stopped", budget, farewell="SIGTERM") for live in doomed))
+            endings = [self.end(live, "daemon_stopped", budget, farewell="SIGTERM") for live in doomed]
+            for live, ending in zip(doomed, await asyncio.gather(*endings, return_exceptions=True), strict=True):
+                if isinstance(ending, BaseException):
+                    log.error("session %s: %s", live.record.name, ending)
         for task in list(self._tasks):
             task.cancel()
         for live in self.by_name.values():
@@ -372,10 +375,12 @@ class Keeper:
         self, live: Live, reason: str, budget_s: float, *, successor: bool = False, farewell: str = "asked to end"
     ) -> list[Step]:
         """End the host, with all steps that it took. At the farewell SIGTERM an idle one saves itself first."""
-        while live.session.link == "starting":
-            await live.settled.wait()
+        await self._started(live)
         if live.session.link == "reconnecting":  # a host that can be asked ends sooner and in order
             await _first(live.settled.wait(), hosts.ASK_SHARE * budget_s)
+            await self._started(live)
+        if live.is_deleted and reason != "deleted":  # no process may come after the last one
+            raise SessionNotFound
         host, at_rest = live.host, live.session.is_at_rest
         running = live.session.running
         if running is not None and running in live.work:
@@ -388,17 +393,24 @@ class Keeper:
             self.containment.scopes if host.scope else None, budget_s, at_rest=at_rest, reason=farewell
         )
         while live.host is host:  # until what it left is read and its place is clear
+            if live.refusal is not None and self.is_stopping:  # nobody tries it again
+                raise live.refusal
             live.settled.clear()
             await live.settled.wait()
             if live.refusal is not None:
                 raise live.refusal
         return steps
 
+    async def _started(self, live: Live) -> None:
+        """Wait for the start that is under way."""
+        while live.session.link == "starting":
+            await live.settled.wait()
+
     async def _replace(self, live: Live) -> None:
         """End a process whose state was replaced by a daemon that did not live to end it."""
         try:
             await self.end(live, "restored", self._settings.stop_budget_s, successor=True)
-        except JournalError as error:
+        except (JournalError, SessionNotFound) as error:
             log.error("session %s: %s", live.record.name, error.message)
 
     async def _put_to_sleep(self, live: Live) -> None:
@@ -490,6 +502,7 @@ class Keeper:
             live.host.disconnect()
         live.session.link = "reconnecting"
         live.refusal = error
+        self.vault.unreachable(live)
         try:
             self._reread(live)
         except JournalError:
@@ -541,6 +554,7 @@ class Keeper:
                     host = await Host.birth(*self._terms_of_birth(launch, record.limits))
                 live.host = host
                 process = host.process
+                record = live.record  # what a restart has dropped while the process was being born stays dropped
                 lost = record.lost if live.origin is None else None
                 live.origin = None
                 if record.host is None:  # else it was recorded with its session
@@ -647,6 +661,10 @@ class Keeper:
 
     async def _reconnect(self, live: Live, host: Host) -> None:
         """Speak to a host that was there before; try for as long as it lives."""
+        # One at a time: a host serves one connection, and two who try would take it from each other without end.
+        if live.reconnecting is not None:
+            live.reconnecting.cancel()
+        live.reconnecting = asyncio.current_task()
         pause, longest = RECONNECT_S
         if live.pause_s:
             await asyncio.sleep(live.pause_s)
@@ -679,6 +697,8 @@ class Keeper:
                 live.note = error.message
                 await asyncio.sleep(pause)
                 continue
+            except JournalError:
+                return  # it has been told, and the session is taken up again later
             try:
                 waiting = self._compare(live, hello)
             except JournalError as error:

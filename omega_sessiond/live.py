@@ -128,6 +128,8 @@ class Live(Struct, eq=False):
     is_starting: bool = False
     is_burying: bool = False
     is_stale: bool = False
+    reconnecting: asyncio.Task[None] | None = None
+    """Who speaks to its host, which an earlier daemon has started or which is out of reach."""
     connected_at: float = 0.0
     pause_s: float = 0.0
     """How long to wait before the host is connected to again, since connections to it break at once."""

@@ -67,14 +67,11 @@ class Pool:
             return
         idle = self._idle()
         excess = len(idle) - self._settings.max_cached_sessions
-        for live in idle:
-            if excess <= 0:
-                break
+        # No other one goes in the place of one that is not saved yet or cannot be: a session in use would be put to
+        # sleep after each command where ten old ones hold what no checkpoint can.
+        for live in idle[: max(excess, 0)]:
             if self._may_sleep(live):
                 self._hibernate(live, f"hibernated: more than {self._settings.max_cached_sessions} sessions were idle")
-                excess -= 1
-            elif live.saving is not None or live.save_timer is not None:
-                excess -= 1  # its turn comes when it is saved: no other one goes in its place
         self._hibernate_old([live for live in self._idle() if self._may_sleep(live)])
 
     def _idle(self) -> list[Live]:

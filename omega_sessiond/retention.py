@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator, Iterable
+from functools import cache
+from math import inf
 from time import time
 
 from msgspec import Struct
@@ -76,20 +78,35 @@ def by_settings(settings: Settings) -> Policy:
 
 
 def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Generator[Removal, None, None]:
-    """What goes under a policy, oldest first for each reason. What was yielded may be removed before the next."""
+    """What goes under a policy, oldest first for each reason. What was yielded may be removed before the next.
+
+    Commands that a session's checkpoint lacks go without their output only: were the process to die, they name what is
+    lost with it.
+    """
     pruning = journal.pruning
     chosen: set[int] = set()
     freed = 0
     used = pruning.used_bytes()
+
+    @cache
+    def covered(session_id: str) -> float:
+        """The last of the session's executions that nobody will have to look at."""
+        record = journal.session(session_id)
+        return inf if record is None or record.keep.checkpoint_id is None else record.keep.covers
+
+    def removed(found: Candidate, reason: PruneReason) -> Removal | None:
+        whole = found.id <= covered(found.session_id)
+        return Removal(found, whole, reason) if whole or found.output_bytes else None
+
     if policy.older_than is not None:
         for found in pruning.oldest(policy.session_id):
             if found.queued_at >= policy.older_than:
                 break
             if found.finished_at is not None and found.finished_at < policy.older_than:
                 chosen.add(found.id)
-                removal = Removal(found, True, "age")
-                freed += removal.bytes
-                yield removal
+                if removal := removed(found, "age"):
+                    freed += removal.bytes
+                    yield removal
     if policy.keep is not None:
         for session_id in session_ids if policy.session_id is None else (policy.session_id,):
             last = pruning.last_surplus_id(session_id, policy.keep)
@@ -98,9 +115,9 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
                     break
                 if found.id not in chosen and found.finished_at is not None and found.finished_at < policy.settled_at:
                     chosen.add(found.id)
-                    removal = Removal(found, True, "count")
-                    freed += removal.bytes
-                    yield removal
+                    if removal := removed(found, "count"):
+                        freed += removal.bytes
+                        yield removal
     if policy.max_bytes is None or used - freed <= policy.max_bytes:
         return
     newest: dict[str, int] = {}
@@ -111,7 +128,8 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
             continue
         if found.session_id not in newest:
             newest[found.session_id] = pruning.newest_id(found.session_id)
-        whole = found.finished_at < policy.settled_at and found.id != newest[found.session_id]
+        is_settled = found.finished_at < policy.settled_at and found.id <= covered(found.session_id)
+        whole = is_settled and found.id != newest[found.session_id]
         if whole or (found.output_bytes and found.id != newest[found.session_id]):
             removal = Removal(found, whole, "size")
             freed += removal.bytes

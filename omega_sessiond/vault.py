@@ -332,6 +332,8 @@ class Vault:
             pass
         finally:
             live.loading = None
+        if live.refusal is not None:
+            raise live.refusal
         if live.record.keep.waking_from is not None:
             how = "ended" if host.process.exit is not None else "did not get through"
             raise HostFailed(

@@ -17,6 +17,7 @@ import test_keeper
 from life import is_alive
 from misbehaving import interpreter
 from omega_sessiond import database, deletions, keeper, paths, retention, states
+from omega_sessiond import session as decide
 from omega_sessiond.errors import (
     CannotSave,
     HostFailed,
@@ -28,6 +29,7 @@ from omega_sessiond.errors import (
 )
 from omega_sessiond.host import Host, Launch
 from omega_sessiond.journal import Journal
+from omega_sessiond.live import Live
 from omega_sessiond.messages import (
     CreateOptions,
     CreateSession,
@@ -35,6 +37,7 @@ from omega_sessiond.messages import (
     ExecuteRequest,
     ForkRequest,
     InputRequest,
+    InterruptRequest,
     Limits,
     PatchLimits,
     PatchSession,
@@ -661,7 +664,200 @@ def test_changes_that_cross(tell: Tell) -> None:
     tell(story)
 
 
+# ---- ends and starts that cross ----
+
+
+def stopped_session(pids: list[int]) -> Callable[[Service], Awaitable[None]]:
+    """A story that leaves a session whose host does not answer."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        pids.append(service.session("work").pid or 0)
+        os.kill(pids[0], signal.SIGSTOP)
+
+    return story
+
+
+def test_restart_and_delete_of_a_host_out_of_reach(tell: Tell) -> None:
+    """No process comes after the deletion of its session."""
+    pids: list[int] = []
+
+    async def second(service: Service) -> None:
+        live = service._keeper.by_name["work"]
+        restart = asyncio.create_task(service.restart("work", EndRequest(2.0)))
+        await asyncio.sleep(0)
+        await service.delete("work", EndRequest(1.5))
+        with pytest.raises(SessionNotFound):
+            await restart
+        assert live.host is None and not is_alive(pids[0])
+        assert (await execute(service, "work", "6 * 7")).execution_count == 1
+
+    tell(stopped_session(pids), second)
+
+
+def test_restart_and_kill_while_the_host_dies(tell: Tell) -> None:
+    """Whoever came second ends what the first has started, and the session goes on."""
+    pids: list[int] = []
+
+    async def second(service: Service) -> None:
+        asked = [
+            asyncio.create_task(service.restart("work", EndRequest(10.0))),
+            asyncio.create_task(service.kill("work", EndRequest(10.0))),
+        ]
+        await asyncio.sleep(0)
+        os.kill(pids[0], signal.SIGKILL)
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert (await execute(service, "work", "6 * 7")).result == "42"
+
+    tell(stopped_session(pids), second)
+
+
+def test_kill_while_a_successor_starts(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill that began with a dead process ends the one that a command has started meanwhile."""
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        pid = service.session("work").pid or 0
+        await service._keeper.stop()
+        os.kill(pid, signal.SIGKILL)
+
+    async def second(service: Service) -> None:
+        slow_births(monkeypatch)
+        service.executions.submit("work", ExecuteRequest("1"))
+        await service.kill("work", EndRequest(1.0))
+        assert (await execute(service, "work", "6 * 7")).result == "42"
+
+    tell(first, second)
+
+
+def slow_births(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an interpreter that is not forked."""
+    birth = Host.birth
+
+    async def slow(*terms: Any) -> Host:
+        host = await birth(*terms)
+        await asyncio.sleep(0.5)
+        return host
+
+    monkeypatch.setattr(Host, "birth", slow)
+
+
+async def hibernate(service: Service, command: str) -> Live:
+    await execute(service, "work", command)
+    await service.states.save("work")
+    live = service._keeper.by_name["work"]
+    service._keeper.handle(live, decide.HibernateAsked())
+    await until(lambda: service.session("work").state == "hibernated")
+    return live
+
+
+def test_restart_while_the_session_wakes(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a restart has dropped stays dropped, though a process that was to take it up was on its way."""
+
+    async def story(service: Service) -> None:
+        live = await hibernate(service, "x = 41")
+        slow_births(monkeypatch)
+        service.executions.submit("work", ExecuteRequest("x"))
+        await until(lambda: live.session.link == "starting")
+        await service.restart("work", EndRequest(5.0))
+        done = await execute(service, "work", "x")
+        assert done.error is not None and done.error.name == "NameError"
+        assert done.lost is not None and done.lost.variables == "all"
+
+    tell(story)
+
+
+def test_wake_that_the_journal_refuses_once(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk while a session takes up its checkpoint holds its command up until there is room, and no longer."""
+
+    async def story(service: Service) -> None:
+        await hibernate(service, "x = 41")
+        vault, record = service._keeper.vault, service._keeper.vault._record_load
+        refusals: list[Any] = []
+
+        def once(live: Live, frame: Any) -> None:
+            if not refusals:
+                refusals.append(frame)
+                raise full_disk()
+            record(live, frame)
+
+        monkeypatch.setattr(keeper, "RECOVER_S", 0.01)
+        monkeypatch.setattr(vault, "_record_load", once)
+        assert (await execute(service, "work", "x + 1")).result == "42"
+        assert len(refusals) == 1
+
+    tell(story)
+
+
+def test_only_one_speaks_to_a_host(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who try to reach a host that was out of reach do not break each other's connection."""
+    pids: list[int] = []
+    waiting: list[int] = []
+    connects: list[str] = []
+
+    async def first(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        pids.append(service.session("work").pid or 0)
+        service.executions.submit("work", ExecuteRequest("import time; time.sleep(0.3)"))
+        waiting.append(service.executions.submit("work", ExecuteRequest("2")))
+        await until(lambda: service.session("work").state == "busy")
+        os.kill(pids[0], signal.SIGSTOP)
+
+    async def second(service: Service) -> None:
+        connect = Host.connect
+
+        async def counted(host: Host, *terms: Any) -> Any:
+            hello = await connect(host, *terms)
+            connects.append(host.session_id)
+            return hello
+
+        monkeypatch.setattr(Host, "connect", counted)
+        live = service._keeper.by_name["work"]
+        await until(lambda: live.reconnecting is not None)
+        before = live.reconnecting
+        refusal = Refusal(monkeypatch)
+        refusal.left = 1
+        await service.executions.interrupt("work", InterruptRequest(waiting[0], 0.0))
+        await until(lambda: live.reconnecting is not before and live.refusal is None)
+        os.kill(pids[0], signal.SIGCONT)
+        await until(lambda: service.session("work").state == "idle")
+        assert (await execute(service, "work", "x")).result == "1"
+        assert len(connects) == 1
+
+    tell(first, second)
+
+
+def test_daemon_leaves_though_nothing_can_be_written(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a daemon that takes its hosts along ends all the same."""
+    commit = database.Atomic._commit
+
+    def full(atomic: database.Atomic) -> None:
+        atomic._roll_back()
+        raise database.translated(full_disk(), "the journal")
+
+    async def first(service: Service) -> None:
+        for name in ("work", "other"):
+            await execute(service, name, "x = open('/dev/null')")
+        service._keeper._dies_with_its_unit = True
+        monkeypatch.setattr(database.Atomic, "_commit", full)
+
+    async def second(service: Service) -> None:
+        for name in ("work", "other"):
+            assert (await execute(service, name, "6 * 7")).result == "42"
+
+    tell(first)
+    monkeypatch.setattr(database.Atomic, "_commit", commit)
+    tell(second)
+
+
 # ---- a journal that refuses ----
+
+
+def full_disk() -> sqlite3.Error:
+    """What SQLite says of one."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
 
 
 class Refusal:
@@ -675,9 +871,7 @@ class Refusal:
             self.left -= 1
             if self.left == 0:
                 atomic._roll_back()
-                full = sqlite3.OperationalError("database or disk is full")
-                full.sqlite_errorcode = sqlite3.SQLITE_FULL
-                raise database.translated(full, "the journal")
+                raise database.translated(full_disk(), "the journal")
             commit(atomic)
 
         monkeypatch.setattr(database.Atomic, "_commit", refusing)

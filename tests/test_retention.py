@@ -19,7 +19,7 @@ from omega_sessiond import retention
 from omega_sessiond.config import Settings
 from omega_sessiond.journal import Journal
 from omega_sessiond.messages import PruneReport, iso
-from omega_sessiond.records import SessionRecord
+from omega_sessiond.records import Keep, SessionRecord
 from omega_sessiond.retention import Policy, Retention, by_settings
 
 LATER = at(3000)
@@ -92,6 +92,18 @@ def test_a_deleted_session_is_cleared_in_steps(
     asyncio.run(clear())
     assert ([len(of_step) for of_step in left], begun) == ([6, 4, 2, 1], [6])
     assert (ids(book, work), ids(book, other)) == ([running], [kept])
+
+
+def test_commands_that_no_checkpoint_covers_stay(book: Journal, work: SessionRecord) -> None:
+    """They name what is lost when the process dies; their output goes, and later, when they are saved, they do."""
+    first, second, silent = put(book, work, 1), put(book, work, 2), put(book, work, 3, "")
+    book.update_session(work.id, keep=Keep(checkpoint_id="c", covers=first))
+    report = prune(book, Policy(older_than=at(50)))
+    assert ids(book, work) == [second, silent]
+    assert (report.executions, report.outputs) == (1, 1)
+    assert prune(book, Policy(keep=0, settled_at=LATER)).executions == 0
+    book.update_session(work.id, keep=Keep(checkpoint_id="d", covers=silent))
+    assert prune(book, Policy(keep=0, settled_at=LATER)).executions == 2
 
 
 def test_last_use_outlives_its_execution(book: Journal, work: SessionRecord) -> None:
