@@ -108,6 +108,39 @@ os.chdir("/")
 """
 
 
+def test_what_goes_by_a_name_of_the_session(hosts: Hosts) -> None:
+    """Cached functions come back with their bounds; what can be saved as a name in `__main__` alone is left out by
+    itself, and costs no other variable."""
+    code = (
+        "from functools import lru_cache\nfrom typing import NewType\n"
+        "@lru_cache(maxsize=7)\ndef f(n): return n if n < 2 else f(n - 1) + f(n - 2)\n"
+        "class Kept:\n  @lru_cache\n  def twice(self): return 2\n"
+        "f.mark = 'mine'; f(20); Id = NewType('Id', int); kept = Kept(); precious = 5"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"Id"}, {})
+    assert host.run("f(20), f.cache_parameters()['maxsize'], f.mark, kept.twice(), precious").value == (
+        "(6765, 7, 'mine', 2, 5)"
+    )
+
+
+def test_what_the_host_stands_in_for(hosts: Hosts) -> None:
+    """What the host has put in the place of Python's own comes back by name; what the user has put there, as it is."""
+    code = (
+        "import builtins, io, sys\nfrom getpass import getpass\nfrom signal import signal\n"
+        "show, out, space = display, sys.stdout, {}\n"
+        "exec('c = 0\\ndef inc():\\n  global c\\n  c += 1', space)\n"
+        "text = io.StringIO('precious')\n"
+        "def mine(prompt=''): return 'mine'\n"
+        "builtins.input, sys.stdout = mine, text"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("text.getvalue(), mine(), space['inc'](), space['c']").value == "('precious', 'mine', None, 1)"
+    same = "show is display, out is sys.stdout, signal is __import__('signal').signal"
+    assert host.run(same + ", getpass is __import__('getpass').getpass").value == "(True, True, True, True)"
+
+
 @pytest.mark.parametrize("version", sorted(INTERPRETERS))
 def test_state_comes_back(hosts: Hosts, version: str) -> None:
     """Variables, what they share, functions over the live namespace, imports, `_`, path, directory and environment."""

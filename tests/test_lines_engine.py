@@ -377,6 +377,27 @@ def test_status_of_the_last_command_is_kept(start: Start) -> None:
     assert host.run("echo $?").output == "4\n"
 
 
+def test_shell_that_ends_at_errors(start: Start) -> None:
+    """`set -e` spares here what it spares in bash: a list whose last command was not the one that failed."""
+    host = start("bash")
+    assert host.run("x=1; set -e").status == "ok"
+    for code in ("[[ a == b ]] && echo y", "! true"):
+        assert _error(host.run(code)) == "exit status 1"
+    assert host.run("echo x=$x").output == "x=1\n"
+
+
+def test_what_a_shell_is_told_to_do_is_not_done_at_our_lines(start: Start) -> None:
+    """A trap strikes once for a failure, a prompt set later is in no output, and printf may be the user's."""
+    host = start("bash")
+    assert host.run("trap 'echo struck' ERR; false").output == "struck\n"
+    assert host.run("echo fine").output == "fine\n"
+    host.run("PS1='(venv) '; trap - ERR")
+    assert [host.run(code).output for code in ("echo hi", "printf x")] == ["hi\n", "x"]
+    assert host.run("printf() { echo mine; }; printf x").output == "mine\n"
+    assert _error(host.run("(exit 4)")) == "exit status 4"
+    assert host.run("cat <<end\n$?\nend").output == "4\n"
+
+
 @pytest.mark.parametrize("table", [None, SHELL], ids=["pipes", "terminal"])
 def test_broken_characters_stay_in_their_command(start: Start, table: Table | None) -> None:
     """A character that a command only begins is shown as bytes, and is not completed by the next one's output."""

@@ -56,6 +56,24 @@ os.write(1, b"four\\n"); sys.stdout.buffer.write(b"five\\n"); os.system("echo si
     assert any_host.run(code).output == "one\ntwo\nthree four\nfive\nsix\nseven\n"
 
 
+def test_handled_signals_cut_no_output(any_host: HostProcess) -> None:
+    """A long text is whole, though a signal that the session handles strikes all the while it is printed."""
+    code = """
+import signal
+struck = 0
+def count(*_):
+    global struck
+    struck += 1
+_ = signal.signal(signal.SIGALRM, count)
+_ = signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+while not struck: pass
+print("x" * 3_000_000)
+_ = signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    done = any_host.run(code)
+    assert (done.status, len(done.output)) == ("ok", 3_000_001)
+
+
 def test_await_works_at_the_top_level_and_tasks_survive(any_host: HostProcess) -> None:
     """A command may await, and a task it leaves goes on whenever a later one awaits."""
     assert any_host.run("import asyncio\nx = await asyncio.sleep(0, 5)\nx").value == "5"

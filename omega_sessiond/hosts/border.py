@@ -146,6 +146,13 @@ def deliver() -> None:
         _handle(pending.pop(0), sys._getframe())
 
 
+def interrupt_waits() -> bool:
+    """Whether one was put off; unlike the user's own signals it is to end what the main thread does."""
+    if not pending or get_ident() != _main_thread:
+        return False
+    return any(signum in pending and _is_interrupt(signum) for signum in (signal.SIGINT, signal.SIGTERM))
+
+
 def deliver_interrupts() -> None:
     """As `deliver`, for interrupts alone: the user's own handlers wait until the host is through."""
     for signum in (signal.SIGINT, signal.SIGTERM):

@@ -110,7 +110,7 @@ class Output:
         if len(text) > wire.OUTPUT_CHUNK:
             for start in range(0, len(text), wire.OUTPUT_CHUNK):
                 self.write(stream, text[start : start + wire.OUTPUT_CHUNK])
-                if border.pending:
+                if border.interrupt_waits():
                     return
             return
         if self.forked:

@@ -14,6 +14,7 @@ import getpass
 import io
 import linecache
 import os
+import signal
 import sys
 import types
 from collections import deque
@@ -75,6 +76,10 @@ class PythonEngine:
         builtins.display = display  # type: ignore[attr-defined]
         imports.watch("IPython.core.display_functions", lambda module: stand_in(module, display))
         border.interrupt_task = self._interrupt_task
+        streams = [(sys, name) for name in ("__stdin__", "__stdout__", "__stderr__")]
+        functions = [(builtins, "input"), (builtins, "display"), (getpass, "getpass"), (sys, "displayhook")]
+        for module, name in (*streams, *functions, (signal, "signal"), (signal, "getsignal")):
+            variables.know_stand_in(module, name)
 
     # ---- commands ----
 

@@ -8,6 +8,7 @@ nothing of hosts. What pickling calls is user code: run `load` inside the border
 from __future__ import annotations
 
 import builtins
+import functools
 import io
 import linecache
 import os
@@ -41,6 +42,17 @@ LAST = "_"
 """The name under which the last displayed value is told; it lies in builtins."""
 
 Namespace = Dict[str, Any]
+
+stand_ins: Dict[int, Tuple[Any, str]] = {}
+"""What the host has put in the place of Python's own, by identity: its module and name, under which the next process
+has another."""
+
+_CACHED = functools._lru_cache_wrapper
+
+
+def know_stand_in(module: Any, name: str) -> None:
+    """What stands there now is the host's: it is saved by its name."""
+    stand_ins[id(getattr(module, name))] = (module, name)
 
 
 class Surroundings:
@@ -163,10 +175,8 @@ class _Sink(io.RawIOBase):
 
 def _make_pickler(cloudpickle: Any, namespace: Namespace) -> Any:
     """cloudpickle's Pickler, which leaves the namespace where it is."""
-    plain_state = cloudpickle._function_getstate
+    plain_state, by_name = cloudpickle._function_getstate, cloudpickle._lookup_module_and_qualname
     unpicklable = cloudpickle.pickle.PicklingError
-    streams = {id(getattr(sys, name)): (sys, name) for name in ("stdin", "stdout", "stderr")}
-    streams[id(builtins.input)] = (builtins, "input")
 
     def refuse_file(file: Any) -> Any:
         raise unpicklable("cannot pickle an open file (%r)" % getattr(file, "name", "?"))
@@ -184,10 +194,17 @@ def _make_pickler(cloudpickle: Any, namespace: Namespace) -> Any:
         def __init__(self, file: Any) -> None:
             super().__init__(file, protocol=5)
             self.globals_ref[id(namespace)] = _TheNamespace()
+            for value in list(namespace.values()):  # what exec() ran in: its functions share it, as they did
+                if type(value) is dict and "__builtins__" in value and value is not namespace:
+                    self.globals_ref[id(value)] = value
 
         def reducer_override(self, obj: Any) -> Any:
-            if id(obj) in streams:
-                return getattr, streams[id(obj)]
+            if id(obj) in stand_ins:
+                return getattr, stand_ins[id(obj)]
+            if type(obj) is _CACHED and hasattr(obj, "cache_parameters") and by_name(obj) is None:
+                settings = obj.cache_parameters()  # by itself it would go by a name that the next process has not
+                made = (obj.__wrapped__, settings["maxsize"], settings["typed"], functools._CacheInfo)
+                return _CACHED, made, dict(vars(obj))
             return super().reducer_override(obj)
 
         def _dynamic_function_reduce(self, func: Any) -> Any:
@@ -230,6 +247,9 @@ def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str) -> S
     if getattr(builtins, LAST, None) is not None and LAST not in variables:
         variables["builtins._"] = getattr(builtins, LAST)
     left_out: Dict[str, str] = {}
+    # As the next process finds it: what would go by a name in it is refused, and named, instead of being lost with all
+    # the others when it is loaded.
+    sys.modules["__main__"] = types.ModuleType("__main__")
     with open(file, "r+b", buffering=1 << 20) as out:
         plain = {name: getattr(surroundings, name) for name in Surroundings.FIELDS}
         cloudpickle.pickle.dump({**plain, "extra": extra}, out, protocol=4)
