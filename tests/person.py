@@ -81,9 +81,9 @@ class Person:
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
 
-    def sees(self, wanted: str | Callable[[Person], bool], *, times: int = 1) -> str:
+    def sees(self, wanted: str | Callable[[Person], bool], *, times: int = 1, patience_s: float = PATIENCE_S) -> str:
         """Wait until the text stands on the screen, or what is wanted is so; all that was ever on it."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not (self.text.count(wanted) >= times if isinstance(wanted, str) else wanted(self)):
             if not self._read(deadline):
                 raise AssertionError(f"it ended, and {wanted!r} was not seen:\n{self.text}")
@@ -113,6 +113,18 @@ class Person:
         self.sent += data
         self._stream.feed(data)
         return bool(data)
+
+    def says_goodbye(self) -> None:
+        """^D at an empty prompt. One that comes between two prompts is lost by the terminal, as it is for a person, who
+        types it again."""
+        for patience_s in (10.0, 10.0, PATIENCE_S):
+            self.type(END)
+            try:
+                self.sees("lives on", patience_s=patience_s)
+                return
+            except AssertionError:
+                if patience_s == PATIENCE_S:
+                    raise
 
     def leaves(self) -> int:
         """Read to the end; the exit code."""

@@ -124,6 +124,26 @@ def test_what_goes_by_a_name_of_the_session(hosts: Hosts) -> None:
     )
 
 
+def test_modules_beside_a_directory_that_was_left(hosts: Hosts, tmp_path: Path) -> None:
+    """A module found in the session's directory is found again though it has gone to another one."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "omega_helper.py").write_text("class Thing: size = 6\n")
+    (tmp_path / "data" / "omega_recipe.py").write_text("value = 7\n")
+    code = (
+        "import os, sys, importlib.util as finder\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "import omega_helper\n"
+        "spec = finder.spec_from_file_location('omega_recipe', os.path.abspath('data/omega_recipe.py'))\n"
+        "omega_recipe = sys.modules['omega_recipe'] = finder.module_from_spec(spec)\n"
+        "spec.loader.exec_module(omega_recipe)\n"
+        "thing, path = omega_helper.Thing(), list(sys.path)\n"
+        "os.chdir('/')"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("thing.size * omega_recipe.value, sys.path == path, os.getcwd()").value == "(42, True, '/')"
+
+
 def test_what_the_host_stands_in_for(hosts: Hosts) -> None:
     """What the host has put in the place of Python's own comes back by name; what the user has put there, as it is."""
     code = (

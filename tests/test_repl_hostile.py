@@ -53,8 +53,7 @@ def person(request: pytest.FixtureRequest, api: Caller, place: Place) -> Iterato
         person.is_prompted()
         yield person
         person.clears()
-        person.type(END)
-        person.sees("lives on")
+        person.says_goodbye()
         person.leaves()
         sent = person.sent.decode(errors="replace")
         assert not (found := OBEYED.search(sent)), (

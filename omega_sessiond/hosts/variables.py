@@ -24,6 +24,9 @@ from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Saved
 LENT_NAME = "_omega_cloudpickle"
 """The name our cloudpickle goes by in the files: the user's own, of whatever version, is another module."""
 
+OURS = (LENT_NAME, "omega_sessiond")
+"""Modules that no session imports: nothing else that lies beside them is to be found there."""
+
 RECURSION_LIMIT = 10_000
 """For pickling, which calls itself for each level of a structure. More would need a deeper C stack than 8 MiB."""
 
@@ -58,7 +61,7 @@ def know_stand_in(module: Any, name: str) -> None:
 class Surroundings:
     """What of the process beside its variables belongs to the session: plain values."""
 
-    FIELDS = ("path", "directory", "environment", "modules", "submodules", "sources")
+    FIELDS = ("path", "directory", "environment", "modules", "submodules", "sources", "places")
 
     def __init__(self, **values: Any) -> None:
         self.path: List[str] = values["path"]
@@ -67,6 +70,8 @@ class Surroundings:
         self.modules: Dict[str, str] = values["modules"]
         self.submodules: List[str] = values["submodules"]
         self.sources: Dict[str, Tuple[int, Optional[float], List[str], str]] = values["sources"]
+        self.places: List[str] = values.get("places", [])
+        """Where modules came from that are not to be found by `path` any more, as after os.chdir()."""
 
     @classmethod
     def now(cls, namespace: Namespace) -> Surroundings:
@@ -79,12 +84,14 @@ class Surroundings:
             modules=modules,
             submodules=[name for name in list(sys.modules) if name.startswith(packages)] if packages else [],
             sources={file: entry for file, entry in linecache.cache.items() if file.startswith(SOURCE_PREFIX)},
+            places=_places(),
         )
 
     def restore(self, namespace: Namespace) -> Dict[str, str]:
-        """Put all of it in force; what could not be, with its reason. Imports run as if the session had asked."""
+        """Put all of it in force; what could not be, with its reason. Imports run as if the session had asked. Modules
+        that the variables need are found also in `places`, until `settle`."""
         lost: Dict[str, str] = {}
-        sys.path[:] = self.path
+        sys.path[:] = self.path + self.places
         try:
             os.chdir(self.directory)
         except OSError as error:
@@ -104,6 +111,27 @@ class Surroundings:
             except BaseException as error:  # an import runs whatever the module does
                 lost[variable] = _reason(error)
         return lost
+
+    def settle(self) -> None:
+        """All modules have been found."""
+        if sys.path[len(sys.path) - len(self.places) :] == self.places:
+            del sys.path[len(sys.path) - len(self.places) :]
+
+
+def _places() -> List[str]:
+    """Directories of modules that were loaded from elsewhere than where absolute entries of sys.path lead."""
+    known, found = set(sys.path), []
+    for name, module in list(sys.modules.items()):
+        file = getattr(getattr(module, "__spec__", None), "origin", None)
+        if name in OURS or "." in name or type(file) is not str or not file.startswith("/"):
+            continue
+        place = os.path.dirname(file)
+        if os.path.basename(file).startswith("__init__."):
+            place = os.path.dirname(place)
+        if place not in known:
+            known.add(place)
+            found.append(place)
+    return found
 
 
 def _directory() -> str:
@@ -325,8 +353,10 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
         with open(file, "rb") as stored:
             values = _plain(stored).load()
             extra: Dict[str, Any] = values.pop("extra")
-            lost = Surroundings(**values).restore(namespace)
+            surroundings = Surroundings(**values)
+            lost = surroundings.restore(namespace)
             variables: Namespace = Unpickler(stored).load()
+            surroundings.settle()
         if "builtins._" in variables:
             builtins._ = variables.pop("builtins._")  # type: ignore[attr-defined]
         namespace.update(variables)
