@@ -362,6 +362,21 @@ def test_output_sent_elsewhere(start: Start) -> None:
     assert host.run("echo seen >&2").output == "seen\n"
 
 
+def test_database_output_sent_to_a_file(start: Start) -> None:
+    """Where sqlite3 is told to write elsewhere, it does until the end of that command; our mark is not in the file."""
+    if shutil.which("sqlite3") is None:
+        unavailable("sqlite3 is not installed")
+    host = start("sqlite3")
+    file = host.work / "rows"
+    assert host.run("create table t (a); insert into t values (41);").status == "ok"
+    assert host.run(f".output {file}\nselect a from t;\nselect a + 1 from t;").output == ""
+    assert file.read_text() == "41\n42\n"
+    assert host.run("select a from t;").output == "41\n"
+    assert host.run(f".once {file}\nselect 1;").output == ""
+    assert host.run("select 2;").output == "2\n"
+    assert file.read_text() == "1\n"
+
+
 def test_background_output_is_late(start: Start) -> None:
     """What a background job prints between commands belongs to none."""
     host = start("bash")
@@ -605,7 +620,7 @@ def test_command_that_reads_never_hangs(start: Start, engine: str, code: str) ->
     host = start(engine)
     id = host.start(code)
     if engine == "sqlite3":
-        assert host.daemon.result(id).output.startswith("got .print")
+        assert host.daemon.result(id).output.startswith("got .output")
     else:
         host.daemon.wait_for("input_request", id=id)
         host.daemon.tell("input", id=id, text="Ada")
