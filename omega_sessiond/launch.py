@@ -104,6 +104,8 @@ class Launcher:
         self._may_wake = may_wake
         self._patience_s = patience_s
         self._child: int | None = None
+        self._log_begins = 0
+        """Where in the log its words begin."""
         self._crashes = 0
 
     def connect(self) -> socket.socket:
@@ -167,6 +169,7 @@ class Launcher:
             try:
                 dial(path).close()
             except OSError:
+                self._log_begins = _log_size(state_dir)
                 self._child = _start_daemon(state_dir, path, lock)
         finally:
             os.close(lock)
@@ -219,18 +222,26 @@ class Launcher:
         if code in SETTLED_EXITS or self._crashes >= CRASHES_SHOWN:
             ended = f"ended with exit code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
             raise DaemonUnreachable(
-                f"The daemon {ended} while starting:\n{log_tail(state_dir)}".rstrip(),
+                f"The daemon {ended} while starting:\n{log_tail(state_dir, self._log_begins)}".rstrip(),
                 hint=f"Its log is {paths.daemon_log(state_dir)}; 'omegactl doctor' looks for the cause.",
             )
         return True
 
 
-def log_tail(state_dir: str) -> str:
-    """The last words of the daemon's log."""
+def _log_size(state_dir: str) -> int:
+    try:
+        return os.stat(paths.daemon_log(state_dir)).st_size
+    except OSError:
+        return 0
+
+
+def log_tail(state_dir: str, start: int = 0) -> str:
+    """The last words of the daemon's log, of what it has from byte `start` on."""
     try:
         with open(paths.daemon_log(state_dir), "rb") as log:
             log.seek(0, os.SEEK_END)
-            log.seek(max(log.tell() - LOG_TAIL_BYTES, 0))
+            end = log.tell()
+            log.seek(max(end - LOG_TAIL_BYTES, start if start <= end else 0))
             lines = log.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

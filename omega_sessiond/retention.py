@@ -45,12 +45,14 @@ ROW_BYTES = 500
 
 
 class Policy(Struct, frozen=True):
-    """What may go; None is no limit. For `keep` and `max_bytes` nothing goes whole that ended after `settled_at`."""
+    """What may go; None is no limit. For `keep` and `max_bytes` nothing goes whole that ended after `settled_at`, and
+    with `spares_last` no session's last execution goes by its age."""
 
     older_than: str | None = None
     keep: int | None = None
     max_bytes: int | None = None
     settled_at: str = ""
+    spares_last: bool = False
     session_id: str | None = None
 
 
@@ -74,6 +76,7 @@ def by_settings(settings: Settings) -> Policy:
         keep=settings.history_count or None,
         max_bytes=settings.history_bytes or None,
         settled_at=iso(time() - SETTLED_S),
+        spares_last=True,
     )
 
 
@@ -94,6 +97,8 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
         record = journal.session(session_id)
         return inf if record is None or record.keep.checkpoint_id is None else record.keep.covers
 
+    newest = cache(pruning.newest_id)
+
     def removed(found: Candidate, reason: PruneReason) -> Removal | None:
         whole = found.id <= covered(found.session_id)
         return Removal(found, whole, reason) if whole or found.output_bytes else None
@@ -103,6 +108,8 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
             if found.queued_at >= policy.older_than:
                 break
             if found.finished_at is not None and found.finished_at < policy.older_than:
+                if policy.spares_last and found.id == newest(found.session_id):
+                    continue
                 chosen.add(found.id)
                 if removal := removed(found, "age"):
                     freed += removal.bytes
@@ -120,17 +127,14 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
                         yield removal
     if policy.max_bytes is None or used - freed <= policy.max_bytes:
         return
-    newest: dict[str, int] = {}
     for found in pruning.oldest(policy.session_id):
         if used - freed <= ENOUGH * policy.max_bytes:
             return
         if found.id in chosen or found.finished_at is None:
             continue
-        if found.session_id not in newest:
-            newest[found.session_id] = pruning.newest_id(found.session_id)
         is_settled = found.finished_at < policy.settled_at and found.id <= covered(found.session_id)
-        whole = is_settled and found.id != newest[found.session_id]
-        if whole or (found.output_bytes and found.id != newest[found.session_id]):
+        whole = is_settled and found.id != newest(found.session_id)
+        if whole or (found.output_bytes and found.id != newest(found.session_id)):
             removal = Removal(found, whole, "size")
             freed += removal.bytes
             yield removal

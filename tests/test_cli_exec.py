@@ -82,6 +82,22 @@ def test_output_that_cannot_be_written(omegactl: Omegactl) -> None:
         assert (done.returncode, done.stderr) == (125, "omegactl: No space left on device\n"), done
 
 
+def test_daemon_that_cannot_start_is_told_by_its_own_words(omegactl: Omegactl, place: Place) -> None:
+    """Settings that cannot be used are named, and nothing that an earlier daemon has logged is."""
+    omegactl("ls")
+    omegactl("service", "stop")
+    before = (place.state_dir / "daemon.log").read_text().splitlines()
+    assert before
+    file = place.config_home / "omega-sessiond" / "config.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("max_queu = 3\n")
+    refused = omegactl("ls")
+    assert refused.code == 3 and "max_queu" in refused.err, refused
+    assert not any(line in refused.err for line in before)
+    file.unlink()
+    assert omegactl("ls").code == 0
+
+
 def test_program_that_ends_says_so(omegactl: Omegactl) -> None:
     """A line REPL that a command has ended with a status is told of, though it printed nothing."""
     done = omegactl("exec", "sh", "--engine", "bash", "-c", "exec sh -c 'exit 3'")

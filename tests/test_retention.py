@@ -94,6 +94,14 @@ def test_a_deleted_session_is_cleared_in_steps(
     assert (ids(book, work), ids(book, other)) == ([running], [kept])
 
 
+def test_last_execution_goes_by_no_age(book: Journal, work: SessionRecord) -> None:
+    """By itself a history goes but for each session's last execution; who asks has that removed too."""
+    old, last = put(book, work, 1), put(book, work, 2)
+    assert prune(book, Policy(older_than=at(50), spares_last=True)).executions == 1
+    assert ids(book, work) == [last] != [old]
+    assert prune(book, Policy(older_than=at(50))).executions == 1
+
+
 def test_commands_that_no_checkpoint_covers_stay(book: Journal, work: SessionRecord) -> None:
     """They name what is lost when the process dies; their output goes, and later, when they are saved, they do."""
     first, second, silent = put(book, work, 1), put(book, work, 2), put(book, work, 3, "")
