@@ -167,7 +167,7 @@ end_hosts() {
 
 # By name and no more: SESSION_DIR may be a directory that holds other things too.
 remove_state() {
-  for name in journal.db journal.db-wal journal.db-shm daemon.lock daemon.log token sessions run; do
+  for name in journal.db journal.db-wal journal.db-shm daemon.lock hosts-directory daemon.log token sessions run; do
     rm -rf "${1:?}/$name"
   done
   rmdir "$1" 2>/dev/null || [ ! -e "$1" ] || warn "$1 holds files that are not omega-sessiond's: left there"
