@@ -38,10 +38,10 @@ def test_least_recently_used_are_hibernated(lives: Lives) -> None:
 def test_session_that_cannot_be_saved_whole_stays(lives: Lives) -> None:
     """A generator, a thread or an open file keeps the process; the session says what stands in the way."""
     life = lives(save_interval_ms=100, max_cached_sessions=1)
+    life.run("plain", "x = 1")
     life.run("generator", "g = (i for i in ())")
     life.run("thread", "import threading; stop = threading.Event(); t = threading.Thread(target=stop.wait); t.start()")
     life.run("file", "import os; out, into = os.pipe()")
-    life.run("plain", "x = 1")
     wait_until(lambda: state(life, "plain") == "hibernated", "what can be hibernated is")
     found = {name: life.session(name)["checkpoint"] for name in ("generator", "thread", "file")}
     wait_until(
@@ -52,6 +52,18 @@ def test_session_that_cannot_be_saved_whole_stays(lives: Lives) -> None:
     assert "thread" in life.session("thread")["checkpoint"]["obstacles"][0]
     assert "pipe" in life.session("file")["checkpoint"]["obstacles"][0]
     life.run("thread", "stop.set()")
+
+
+def test_session_in_use_is_not_hibernated_for_others_that_stay(lives: Lives) -> None:
+    """Where old sessions cannot be saved whole, the one that was used last keeps its process all the same."""
+    life = lives(save_interval_ms=100, max_cached_sessions=1)
+    for name in ("one", "two"):
+        life.run(name, "g = (i for i in ())")
+    life.run("work", "x = 0")
+    for number in range(3):
+        wait_until(lambda: (life.session("work")["checkpoint"] or {}).get("is_current"), "it is saved")
+        wait_until(lambda: state(life, "work") == "idle", "it has a process")
+        assert life.run("work", f"x = {number}")["resumed_from"] is None
 
 
 def test_unused_session_is_hibernated_after_a_while(lives: Lives) -> None:
