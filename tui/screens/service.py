@@ -42,9 +42,9 @@ LEVELS = (7, 6, 4, 3)
 ASKED: dict[Verb, tuple[str, str]] = {
     "stop": (
         "Stop the daemon?",
-        "Where systemd runs it nothing starts it until you do: every command says that the service is stopped. "
-        "Elsewhere the next command starts it. Sessions and what runs in them go on; what they print meanwhile is "
-        "there when the daemon is.",
+        "Sessions and what runs in them go on; what they print meanwhile is there when the daemon is. Where systemd "
+        "runs it nothing starts it until you do: every command says that the service is stopped. Elsewhere the next "
+        "command starts it.",
     ),
     "restart": (
         "Restart the daemon?",
