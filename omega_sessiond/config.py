@@ -69,8 +69,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     max_cached_sessions: Annotated[
         int,
         _setting(
-            "How many idle sessions keep a live process; beyond it the least recently used one that is saved whole is "
-            "hibernated.",
+            "How many idle sessions keep a live process, those used last; others are hibernated once they are saved "
+            "whole.",
             "MAX_CACHED_SESSIONS",
             ge=1,
             le=100_000,

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Struct
 
-from omega_sessiond.errors import BadRequest, InvalidField, InvalidJson, UnknownField
+from omega_sessiond.errors import NAME_RULE, BadRequest, InvalidField, InvalidJson, UnknownField
 
 T = TypeVar("T")
 
@@ -123,10 +123,6 @@ def _join(path: str, name: str) -> str:
     return _shown(f"{path}.{name}" if path else name)
 
 
-NOT_A_NAME = "expected 1 to 58 of the letters A-Z a-z, digits, '.', '_' and '-', the first a letter or digit"
-"""What messages.NAME_PATTERN says, beside an absolute path the only pattern of the API."""
-
-
 def _sentence(what: str) -> str:
     """`Expected `str` of length >= 1` → expected a string of length >= 1."""
 
@@ -134,7 +130,7 @@ def _sentence(what: str) -> str:
         return " or ".join(_KINDS.get(word, word) for word in match[1].split(" | "))
 
     if match := re.fullmatch(r"Expected `str` matching regex '(.*)'", what, re.DOTALL):
-        return "expected an absolute path" if match[1] == "^/" else NOT_A_NAME
+        return "expected an absolute path" if match[1] == "^/" else f"a name {NAME_RULE}"  # there is no third pattern
     text = re.sub(r"`([a-z| ]+)`", spoken, what)
     text = text.replace("Invalid enum value", "there is no choice")
     text = text.replace("of length >= 1", "that is not empty")

@@ -40,10 +40,9 @@ class Deletions:
         self._state_dir = state_dir
 
     def start(self) -> None:
-        """Go on with what the keeper found begun and could not end."""
-        for live in self._keeper.by_name.values():
-            if live.is_deleted:
-                self._keeper.spawn(self._end(live))
+        """Remove the half sessions that the keeper found."""
+        for live in [live for live in self._keeper.by_name.values() if live.is_deleted]:
+            self.discard(live)
 
     async def delete(self, live: Live, budget_s: float) -> None:
         """End a session's host within about `budget_s`, then remove all of it. Raises JournalError: the session is as
@@ -62,7 +61,7 @@ class Deletions:
             live.is_deleted = live.record.keep.is_leaving or not self._is_there(live)
 
     def discard(self, live: Live) -> None:
-        """Remove a session that came to nothing, which nobody has used: now, or when the journal can be written."""
+        """Remove a session that came to nothing, or is half gone: now, or when the journal can be written."""
         live.is_deleted = True
         try:
             self._remove(live)

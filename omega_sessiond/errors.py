@@ -82,11 +82,13 @@ class InvalidJson(BadRequest):
     hint = 'Send one JSON object, for instance {"command": "1 + 1"}.'
 
 
+NAME_RULE = "is 1 to 58 of the letters A-Z a-z, digits, '.', '_' and '-', and starts with a letter or digit"
+"""messages.NAME_PATTERN in words."""
+
+
 class InvalidName(BadRequest):
     code = "invalid_name"
-    hint = (
-        "A session name is 1 to 58 of the letters A-Z a-z, digits, '.', '_' and '-', and starts with a letter or digit."
-    )
+    hint = f"A session name {NAME_RULE}."
 
 
 class InvalidField(BadRequest):

@@ -302,7 +302,7 @@ def notes(execution: Json) -> Iterator[str]:
         case "died":
             error = execution["error"] or {}
             yield f"The session's process ended: {error.get('message') or execution['reason']}."
-        case "error" if execution["should_exit"] and (execution["error"] or {}).get("name") == "Exit":
+        case "error" if execution["should_exit"]:  # a program ends without a word
             yield f"{execution['error']['message']}: the next command starts anew."
         case "interrupted" | "cancelled":
             yield f"{execution['status'].capitalize()} ({execution['reason']})."

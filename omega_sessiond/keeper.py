@@ -39,7 +39,7 @@ from omega_sessiond.frames import (
 from omega_sessiond.host import Death, Host, Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
-from omega_sessiond.messages import UNFINISHED, Limits, SessionDeleted, Step, now, timestamp
+from omega_sessiond.messages import UNFINISHED, Limits, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
@@ -114,17 +114,12 @@ class Keeper:
 
     def start(self) -> None:
         """Adopt what an earlier daemon left. Returns at once; sessions are `reconnecting` until their host answers.
-        Half a session, no command of which is ours to run, is removed; where the journal refuses, it `is_deleted`."""
+        Half a session, no command of which is ours to run, `is_deleted`: to be removed by whoever removes sessions."""
         for record in self._journal.sessions():
-            if record.keep.is_arriving or record.keep.is_leaving:
-                try:
-                    self._journal.delete_session(record.id, SessionDeleted(now(), record.id, record.name))
-                except JournalError:
-                    self.by_name[record.name] = Live(record, decide.Session(), is_deleted=True)
-                continue
-            live = Live(record, decide.Session())
-            self.by_name[record.name] = live
-            self._restore(live)
+            is_half = record.keep.is_arriving or record.keep.is_leaving
+            self.by_name[record.name] = live = Live(record, decide.Session(), is_deleted=is_half)
+            if not is_half:
+                self._restore(live)
         known = {live.record.id for live in self.by_name.values()}
         for id in remains.unknown(self._state_dir, known, self._journal.created_at()):
             self.spawn(self._sweep(id))
@@ -379,7 +374,7 @@ class Keeper:
         if live.session.link == "reconnecting":  # a host that can be asked ends sooner and in order
             await _first(live.settled.wait(), hosts.ASK_SHARE * budget_s)
             await self._started(live)
-        if live.is_deleted and reason != "deleted":  # no process may come after the last one
+        if live.is_deleted and successor:  # no process may come after the last one
             raise SessionNotFound
         host, at_rest = live.host, live.session.is_at_rest
         running = live.session.running
@@ -410,7 +405,9 @@ class Keeper:
         """End a process whose state was replaced by a daemon that did not live to end it."""
         try:
             await self.end(live, "restored", self._settings.stop_budget_s, successor=True)
-        except (JournalError, SessionNotFound) as error:
+        except SessionNotFound:
+            pass  # it is being deleted
+        except JournalError as error:
             log.error("session %s: %s", live.record.name, error.message)
 
     async def _put_to_sleep(self, live: Live) -> None:

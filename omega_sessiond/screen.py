@@ -68,15 +68,10 @@ class Screen:
 
     def give_up(self) -> None:
         """Lose what could not be written, lest the interpreter tries once more as it ends."""
-        if self._unwritten():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
-
-    def _unwritten(self) -> bool:
         try:
             self._out.flush()
         except OSError:
-            return True
-        return False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def line(self, text: str) -> None:
         """A line of data, made safe where it goes to a terminal."""

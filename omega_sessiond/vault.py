@@ -318,7 +318,8 @@ class Vault:
         return None if self.current(live) is None else live.record.keep.checkpoint_id
 
     async def wake(self, live: Live, host: Host) -> None:
-        """Have the host take up what it is to take up, unless it has told of that already. Raises HostFailed."""
+        """Have the host take up what it is to take up, unless it has told of that already. Raises HostFailed, and
+        the JournalError that refused what it told."""
         id = live.record.keep.waking_from
         record = None if id is None else self._shelf.checkpoint(id)
         if id is None or record is None:

@@ -173,6 +173,13 @@ def test_bad_name_in_a_body(daemon: Daemon) -> None:
     refused(daemon.post("/api/sessions", {"name": "../x"}), 400, "invalid_name")
 
 
+def test_bad_snapshot_name_is_told_the_rule(daemon: Daemon) -> None:
+    """In words, not as a pattern."""
+    reply = daemon.post("/api/sessions/work/snapshots", {"name": "bad name"})
+    refused(reply, 400, "invalid_field")
+    assert "'name': a name is 1 to 58 of the letters" in reply.json["error"]
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/api", "/api/", "/api/nope", "/api/sessions/a/nope", "/api/health/", "//", "/api//health"]
 )

@@ -155,10 +155,9 @@ def interrupt_waits() -> bool:
 
 def deliver_interrupts() -> None:
     """As `deliver`, for interrupts alone: the user's own handlers wait until the host is through."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        if signum in pending and _is_interrupt(signum):
-            discard_interrupts()
-            raise KeyboardInterrupt
+    if interrupt_waits():
+        discard_interrupts()
+        raise KeyboardInterrupt
 
 
 def release() -> None:

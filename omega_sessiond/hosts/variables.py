@@ -115,8 +115,7 @@ class Surroundings:
 
     def settle(self) -> None:
         """All modules have been found."""
-        if sys.path[len(sys.path) - len(self.places) :] == self.places:
-            del sys.path[len(sys.path) - len(self.places) :]
+        sys.path[:] = [entry for entry in sys.path if entry not in self.places]
 
 
 def _places() -> List[str]:
