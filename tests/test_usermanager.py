@@ -16,9 +16,17 @@ Start = Callable[..., UserManager]
 
 
 def test_manager_runs_units_and_logs_them(user_manager: UserManager) -> None:
-    """A unit runs to its end and its output is in the journal under its name."""
-    user_manager.run("systemd-run", "--user", "--unit=speaker", "--wait", "sh", "-c", "echo spoken $(id -un)")
-    assert f"spoken {user_manager.user}" in user_manager.journal("speaker.service")
+    """What a unit prints is in the journal under its name."""
+    # It stays until its line was read: journald asks /proc whose line it is, and one whose process is gone is nobody's.
+    spoken = "echo spoken $(id -un); exec sleep infinity"
+    user_manager.run("systemd-run", "--user", "--unit=speaker", "sh", "-c", spoken)
+    user_manager.wait_until(lambda: f"spoken {user_manager.user}" in user_manager.journal("speaker.service"))
+
+
+def test_manager_runs_units_to_their_end(user_manager: UserManager) -> None:
+    """The end of a unit is noticed, and told with its exit code."""
+    done = user_manager.run("systemd-run", "--user", "--unit=brief", "--wait", "sh", "-c", "exit 7", check=False)
+    assert done.returncode == 7
 
 
 def test_clients_can_be_moved_into_scopes(user_manager: UserManager) -> None:
