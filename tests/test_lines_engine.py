@@ -417,6 +417,23 @@ def test_what_a_shell_is_told_to_do_is_not_done_at_our_lines(start: Start) -> No
     assert host.run("echo on").output.endswith("on\n")
 
 
+def test_trace_of_a_shell_is_of_its_user(start: Start) -> None:
+    """`set -x` shows the commands that were given, and nothing of what carries them."""
+    host = start("bash")
+    assert host.run("set -x").output == ""
+    assert host.run("x=4; echo $x").stderr == "++ x=4\n++ echo 4\n"
+    assert _error(host.run("false")) == "exit status 1"
+    assert host.run("echo $?").stdout == "1\n"
+    id = host.start("echo on; sleep 100")
+    host.daemon.wait_for_output("on\n", id)
+    host.interrupt()
+    assert host.daemon.result(id).status == "interrupted"
+    assert host.run("set -e").output == "++ set -e\n"
+    assert host.run("true").output == "++ true\n"
+    assert host.run("set +x").output == "++ set +x\n"
+    assert host.run("echo still").output == "still\n"
+
+
 def test_what_is_not_whole_ends_with_its_command(start: Start) -> None:
     """A here-document without its end has nothing of ours in it, and the next command is its own."""
     host = start("bash")
