@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from omega_sessiond import repl_commands
-from omega_sessiond.errors import InvalidName, OmegaError
+from omega_sessiond.errors import InvalidName, OmegaError, SessionNotFound
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.repl_plain import LineReader
@@ -291,8 +291,11 @@ class Repl:
         self._screen.note(text)
 
     def _report(self, error: OmegaError) -> None:
-        self._screen.warn(error.message)
-        if error.hint:
-            self._screen.say(error.hint)
+        message, hint = error.message, error.hint
+        if isinstance(error, SessionNotFound):
+            message, hint = f"there is no session '{self.session.name}'", "The next command creates it."
+        self._screen.warn(message)
+        if hint:
+            self._screen.say(hint)
         if not self._is_person:
             self._runner.exit_code = self._runner.exit_code or error.exit_code

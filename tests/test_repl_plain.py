@@ -55,6 +55,9 @@ def test_commands_of_the_repl_on_a_pipe(omegactl: Omegactl) -> None:
     done = omegactl("repl", "work", given="x = 5\n:new other\nx\n:switch work\nx\n")
     assert "NameError" in done.out and done.out.endswith("\n5\n")
     assert "IndentationError" in omegactl("repl", "work", given=" :help\n").out
+    done = omegactl("repl", "work", given=":switch none\n:info\n1 + 1\n:info\n")
+    assert "there is no session 'none'\nThe next command creates it." in done.err
+    assert done.code == 4 and "2\n" in done.out and "state" in done.out
 
 
 def test_failure_to_reach_a_daemon_is_the_exit_code(omegactl: Omegactl) -> None:
