@@ -109,28 +109,20 @@ class _Background:
         match verb:
             case "status":
                 return self._status()
-            case "start":
-                return self._start()
+            case "start" | "restart":
+                if self._call.args.no_start:
+                    raise UsageError(f"--no-start and 'service {verb}' exclude each other")
+                self._say(_told(self._call.screen, self._found.restart() if verb == "restart" else self._found.start()))
             case "stop":
                 if self._call.args.sessions:
                     _end_sessions(self._call)
                 self._say(self._found.act("stop"))
-            case "restart":
-                self._found.stop()
-                return self._start()
             case _:
                 raise control.NotManaged(f"There is nothing to {verb}. {self._found.way}")
         return 0
 
     def _say(self, text: str) -> None:
         self._call.screen.say(f"{text} {self._found.way}")
-
-    def _start(self) -> int:
-        if self._call.args.no_start:
-            raise UsageError("--no-start and 'service start' exclude each other")
-        server = self._call.client.get("/api/server")
-        self._say(_told(self._call.screen, server))
-        return 0
 
     def _status(self) -> int:
         screen, server = self._call.screen, self._found.server

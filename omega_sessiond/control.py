@@ -6,15 +6,17 @@ command line and the dashboard take both from here; what they say of it is their
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from omega_sessiond import manager
 from omega_sessiond.client import Client, find_daemon
 from omega_sessiond.errors import Conflict, DaemonUnreachable, OmegaError
-from omega_sessiond.launch import Backoff, locate
+from omega_sessiond.launch import Backoff, daemon_command, locate
 from omega_sessiond.manager import SERVICE, SOCKET, TCP_SOCKET, Unit
 from omega_sessiond.target import Target, managed_socket
 
@@ -23,6 +25,9 @@ Verb = Literal["start", "stop", "restart", "enable", "disable", "reset-failed"]
 
 STOP_S = 30.0
 """A daemon leaves within milliseconds of being asked, on a busy machine within seconds."""
+
+CHECK_S = 60.0
+"""A journal of many gigabytes opens in seconds."""
 
 WITH_SYSTEMD = "Run by systemd (systemctl --user)."
 WITHOUT_SYSTEMD = "Run in the background, without systemd"
@@ -140,7 +145,7 @@ class Background(NamedTuple):
         return None if self.server is None else manager.resident_bytes(str(self.server["pid"]))
 
     def act(self, verb: Verb) -> str:
-        """Do it; what is true now. Raises NotManaged, NotGone or DaemonUnreachable."""
+        """Do it; what is true now. Raises NotManaged, NotGone, ServiceFailed or DaemonUnreachable."""
         match verb:
             case "start":
                 return f"Running: pid {self.start()['pid']}."
@@ -148,8 +153,7 @@ class Background(NamedTuple):
                 pid = self.stop()
                 return f"Stopped the daemon (pid {pid})." if pid else "No daemon was running."
             case "restart":
-                self.stop()
-                return f"Restarted: pid {self.start()['pid']}; sessions go on."
+                return f"Restarted: pid {self.restart()['pid']}; sessions go on."
             case _:
                 raise NotManaged(f"There is nothing to {verb}. {self.way}")
 
@@ -158,6 +162,19 @@ class Background(NamedTuple):
         with Client(find_daemon(self.target)) as client:
             server: Json = client.get("/api/server")
         return server
+
+    def restart(self) -> Json:
+        """Replace the daemon; what the new one says of itself. One that serves is not stopped for one that could not
+        start: for that ServiceFailed is raised, NotManaged for one that nobody here can start."""
+        if self.target.state_dir is None:
+            raise NotManaged("A daemon named by --socket can be stopped, but is started by nobody here", hint="")
+        for found in findings():
+            if not found["ok"]:
+                raise ServiceFailed(
+                    f"Not restarted, a new daemon could not start: {found['detail']}", hint=found["hint"]
+                )
+        self.stop()
+        return self.start()
 
     def stop(self) -> int | None:
         """Ask the daemon to leave and see it gone; its pid, or None when none was there."""
@@ -223,6 +240,27 @@ def ask_server(target: Target) -> Json | None:
     except DaemonUnreachable:
         return None
     return server
+
+
+def findings() -> list[Json]:
+    """What `omega-sessiond --check` finds, run as this client would start the daemon: name, ok, detail and hint of each
+    thing looked at. Raises ServiceFailed where it cannot say."""
+    try:
+        done = subprocess.run(
+            [*daemon_command(), "--check"], stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_S
+        )
+        checks: list[Json] = json.loads(done.stdout)["checks"]
+    except subprocess.TimeoutExpired:
+        raise ServiceFailed(
+            f"omega-sessiond --check did not end within {CHECK_S:.0f} s", hint="Run it by hand."
+        ) from None
+    except OSError as error:
+        raise ServiceFailed(f"omega-sessiond --check cannot be run: {error}", hint="./install.sh") from None
+    except (ValueError, KeyError):
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        why = said[-1] if said else f"exit code {done.returncode}"
+        raise ServiceFailed(f"omega-sessiond --check ended with {why}", hint="Install it anew: ./install.sh") from None
+    return checks
 
 
 def _still_there(pid: int) -> NotGone:

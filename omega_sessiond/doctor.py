@@ -6,21 +6,16 @@ What only the daemon can judge, its settings, directories and journal, `omega-se
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from omega_sessiond import __version__, launch, manager, paths
+from omega_sessiond import __version__, control, launch, manager, paths
 from omega_sessiond.client import Client
 from omega_sessiond.errors import ConfigError, DaemonUnreachable, OmegaError
 from omega_sessiond.invocation import Invocation
 from omega_sessiond.target import Target, check_length, managed_socket
-
-CHECK_S = 60.0
-"""A journal of many gigabytes opens in seconds."""
 
 
 class Finding(NamedTuple):
@@ -152,22 +147,12 @@ def _places(target: Target, state_dir: str) -> Iterator[Finding]:
 
 
 def _daemon_check() -> Iterator[Finding]:
-    """Run `omega-sessiond --check` in the interpreter this client belongs to."""
+    """What the daemon says that this client would start."""
     try:
-        done = subprocess.run(
-            [*launch.daemon_command(), "--check"], stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_S
-        )
-        answer = json.loads(done.stdout)
-        for check in answer["checks"]:
+        for check in control.findings():
             yield Finding(check["name"], check["ok"], check["detail"], check["hint"])
-    except subprocess.TimeoutExpired:
-        yield Finding("omega-sessiond --check", False, f"did not end within {CHECK_S:.0f} s", "Run it by hand.")
-    except OSError as error:
-        yield Finding("omega-sessiond --check", False, f"cannot be run: {error}", "./install.sh")
-    except (ValueError, KeyError):
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else f"ended with exit code {done.returncode}"
-        yield Finding("omega-sessiond --check", False, why, "Install it anew: ./install.sh")
+    except control.ServiceFailed as error:
+        yield Finding("omega-sessiond --check", False, error.message, error.hint)
 
 
 # ---- the daemon ----

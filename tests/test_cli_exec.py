@@ -117,6 +117,23 @@ def test_daemon_that_cannot_start_is_told_by_its_own_words(omegactl: Omegactl, p
     assert omegactl("ls").code == 0
 
 
+def test_daemon_is_not_stopped_for_one_that_cannot_start(omegactl: Omegactl, place: Place) -> None:
+    """`service restart` looks first whether there can be a daemon afterwards, and leaves the one that serves alone."""
+    omegactl("ls")
+    pid = json.loads(omegactl("service", "status", "--json").out)["server"]["pid"]
+    file = place.config_home / "omega-sessiond" / "config.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("max_queu = 3\n")
+    refused = omegactl("service", "restart")
+    assert refused.code == 125 and "Not restarted" in refused.err and "max_queu" in refused.err, refused
+    file.unlink()
+    for arguments in (("--no-start",), ("--socket", str(place.runtime_dir / "omega-sessiond" / "api.sock"))):
+        assert omegactl("service", "restart", *arguments).code != 0
+    assert json.loads(omegactl("service", "status", "--json").out)["server"]["pid"] == pid
+    assert omegactl("service", "restart").code == 0
+    assert json.loads(omegactl("service", "status", "--json").out)["server"]["pid"] != pid
+
+
 def test_program_that_ends_says_so(omegactl: Omegactl) -> None:
     """A line REPL that a command has ended with a status is told of, though it printed nothing."""
     done = omegactl("exec", "sh", "--engine", "bash", "-c", "exec sh -c 'exit 3'")
