@@ -112,16 +112,40 @@ def test_what_goes_by_a_name_of_the_session(hosts: Hosts) -> None:
     """Cached functions come back with their bounds; what can be saved as a name in `__main__` alone is left out by
     itself, and costs no other variable."""
     code = (
-        "from functools import lru_cache\nfrom typing import NewType\n"
+        "from functools import lru_cache\n"
         "@lru_cache(maxsize=7)\ndef f(n): return n if n < 2 else f(n - 1) + f(n - 2)\n"
         "class Kept:\n  @lru_cache\n  def twice(self): return 2\n"
-        "f.mark = 'mine'; f(20); Id = NewType('Id', int); kept = Kept(); precious = 5"
+        "class Named:\n  def __reduce__(self): return 'named'\n"
+        "f.mark = 'mine'; f(20); named = Named(); kept = Kept(); precious = 5"
     )
     host, saved, loaded = wake(hosts, code)
-    assert (set(saved["left_out"]), loaded["lost"]) == ({"Id"}, {})
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"named"}, {})
     assert host.run("f(20), f.cache_parameters()['maxsize'], f.mark, kept.twice(), precious").value == (
         "(6765, 7, 'mine', 2, 5)"
     )
+
+
+@pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS.keys())
+def test_types_of_the_session(hosts: Hosts, python: str) -> None:
+    """What annotations name comes back with the functions that have it, the same one in all of them."""
+    code = (
+        "import typing, sys\nfrom typing import Generic, NewType, TypeVar\n"
+        "Id = NewType('Id', int); T = TypeVar('T', bound=int)\n"
+        "def find(id: Id) -> Id: return id\n"
+        "class Box(Generic[T]):\n  def get(self) -> T: ...\n"
+        "if sys.version_info >= (3, 10):\n"
+        "  P = typing.ParamSpec('P')\n  def call(f: typing.Callable[P, Id], *args: P.args) -> Id: return f(*args)\n"
+        "if sys.version_info >= (3, 11):\n"
+        "  Ts = typing.TypeVarTuple('Ts')\n  class Row(Generic[typing.Unpack[Ts]]): ...\n"
+    )
+    host, saved, loaded = wake(hosts, code, python=python)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    same = "find.__annotations__['id'] is Id, Id(3), Id.__supertype__, Box.get.__annotations__['return'] is T, Box[T]"
+    assert host.run(f"str(({same}))").value == "\"(True, 3, <class 'int'>, True, __main__.Box[~T])\""
+    newer = "call.__annotations__['f'].__args__[0] is P and call(find, 4)"
+    assert host.run(f"{newer} if sys.version_info >= (3, 10) else 4").value == "4"
+    again = save(host, "two")
+    assert (again["reason"], again["left_out"]) == (None, {})
 
 
 def test_what_takes_the_place_of_the_hosts_own(hosts: Hosts) -> None:

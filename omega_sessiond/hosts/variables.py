@@ -16,7 +16,7 @@ import sys
 import types
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
-from typing import Any, BinaryIO, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 
 from omega_sessiond.hosts import border
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Saved
@@ -201,10 +201,34 @@ class _Sink(io.RawIOBase):
         return len(data)
 
 
+def _typing_makers() -> Dict[type, Callable[[Any], Any]]:
+    """How to make anew what `typing` pickles by a name alone, by its type: this interpreter's, once it is loaded."""
+    typing = sys.modules.get("typing")
+
+    def remake_new_type(made: Any) -> Any:
+        return type(made), (made.__name__, made.__supertype__), {"__module__": made.__module__}
+
+    def remake_parameter(made: Any) -> Any:
+        kind: Callable[..., Any] = type(made)
+        options = {
+            option: getattr(made, "__%s__" % option)
+            for option in ("bound", "covariant", "contravariant", "infer_variance")
+            if getattr(made, "__%s__" % option, None)
+        }
+        if hasattr(made, "has_default") and made.has_default():
+            options["default"] = made.__default__
+        return functools.partial(kind, made.__name__, **options), ()
+
+    makers = {"NewType": remake_new_type, "ParamSpec": remake_parameter, "TypeVarTuple": remake_parameter}
+    kinds = {name: getattr(typing, name, None) for name in makers}
+    return {kind: makers[name] for name, kind in kinds.items() if isinstance(kind, type)}
+
+
 def _make_pickler(cloudpickle: Any, namespace: Namespace, spaces: List[Namespace]) -> Any:
     """cloudpickle's Pickler, which leaves the namespace where it is. Functions share those of `spaces`, as they did."""
     plain_state, by_name = cloudpickle._function_getstate, cloudpickle._lookup_module_and_qualname
     unpicklable = cloudpickle.pickle.PicklingError
+    makers = _typing_makers()
 
     def refuse_file(file: Any) -> Any:
         raise unpicklable("cannot pickle an open file (%r)" % getattr(file, "name", "?"))
@@ -232,6 +256,8 @@ def _make_pickler(cloudpickle: Any, namespace: Namespace, spaces: List[Namespace
                 settings = obj.cache_parameters()  # by itself it would go by a name that the next process has not
                 made = (obj.__wrapped__, settings["maxsize"], settings["typed"], functools._CacheInfo)
                 return _CACHED, made, dict(vars(obj))
+            if type(obj) in makers and by_name(obj) is None:
+                return makers[type(obj)](obj)
             return super().reducer_override(obj)
 
         def _dynamic_function_reduce(self, func: Any) -> Any:
