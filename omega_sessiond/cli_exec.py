@@ -32,7 +32,7 @@ def run(call: Invocation) -> int:
     code = _code(call)
     form = "json" if args.json else (args.format or "text")
     begun = call.begun
-    options: Json = {"command": code, "idempotency_key": args.key or secrets.token_hex(16)}
+    options: Json = {"command": code, "idempotency_key": secrets.token_hex(16) if args.key is None else args.key}
     if begun is not None:
         options["idempotency_key"] = begun.idempotency_key
     if args.timeout is not None:

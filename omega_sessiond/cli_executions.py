@@ -102,14 +102,18 @@ def wait(call: Invocation) -> int:
     end_at = None if call.args.timeout is None else time.monotonic() + call.args.timeout
     if execution_id is not None:
         execution = _wait_for(call, name, execution_id, end_at)
+        if call.form in ("json", "jsonl"):
+            execution = call.client.get(execution_path(name, execution_id), max_output=UNBOUNDED)
         if call.args.json or call.args.format:
-            call.screen.rows([execution], columns(call.screen), call.form)
+            call.screen.row(execution, columns(call.screen), call.form)
         tell(call.screen, execution)
         return exit_code(execution)
     while True:
         session = call.client.get(session_path(name))
         if session["running_execution_id"] is None and not session["queue_length"]:
             if session["state"] not in ("starting", "reconnecting"):
+                if call.form in ("json", "jsonl"):
+                    call.screen.row(session, [], call.form)
                 return 0
             time.sleep(0.05)
         elif session["running_execution_id"] is None:

@@ -114,11 +114,8 @@ def _matches(row: Json, filters: list[tuple[str, str | None]]) -> bool:
 def show(call: Invocation) -> int:
     """omegactl show."""
     row = call.client.get(session_path(call.args.name))
-    if call.form == "json":
-        call.screen.json(row)
-        return 0
-    if call.form in ("jsonl", "name"):
-        call.screen.rows([row], [], call.form)
+    if call.form in ("json", "jsonl", "name"):
+        call.screen.row(row, [], call.form)
         return 0
     snapshots = call.client.get(session_path(call.args.name) + "/snapshots")
     with call.screen.paged():
@@ -209,24 +206,19 @@ def fork(call: Invocation) -> int:
 def set_(call: Invocation) -> int:
     """omegactl set."""
     args = call.args
-    path = session_path(args.name)
     body: Json = {}
     if limits := _limits(call):
         body["limits"] = limits
     if args.label or args.unlabel:
-        labels = dict(call.client.get(path)["labels"])
-        labels.update(args.label or ())
-        for name in args.unlabel or ():
-            labels.pop(name, None)
-        body["labels"] = labels
+        body["change_labels"] = dict(args.label or ()) | dict.fromkeys(args.unlabel or ())
     if not body:
         raise UsageError("Nothing to set", hint="Give one of --mem, --tasks, --cpu-weight, --label, --unlabel.")
-    return _changed(call, call.client.request("PATCH", path, body), "Changed")
+    return _changed(call, call.client.request("PATCH", session_path(args.name), body), "Changed")
 
 
 def _changed(call: Invocation, row: Json, what: str) -> int:
     if call.args.json or call.args.format:
-        call.screen.rows([row], columns(call.screen), call.form)
+        call.screen.row(row, columns(call.screen), call.form)
     else:
         call.screen.say(f"{what} {row['name']}.")
         if row["state_reason"]:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from omega_sessiond.errors import NAME_RULE, BadRequest, InvalidField, InvalidJson, UnknownField
+from omega_sessiond.messages import LABEL_FILTER_PATTERN, LABEL_KEY_PATTERN
 
 T = TypeVar("T")
 
@@ -30,6 +31,13 @@ _KINDS = {
     "array": "an array",
     "null": "null",
 }
+
+_PATTERNS = {
+    "^/": "expected an absolute path",
+    LABEL_KEY_PATTERN: "expected a string that is not empty and holds no '='",
+    LABEL_FILTER_PATTERN: "expected a label's name, or name=value",
+}
+"""What the patterns of `messages` mean, but for those of names."""
 
 
 def body(data: bytes, kind: type[T]) -> T:
@@ -130,7 +138,7 @@ def _sentence(what: str) -> str:
         return " or ".join(_KINDS.get(word, word) for word in match[1].split(" | "))
 
     if match := re.fullmatch(r"Expected `str` matching regex '(.*)'", what, re.DOTALL):
-        return "expected an absolute path" if match[1] == "^/" else f"a name {NAME_RULE}"  # there is no third pattern
+        return _PATTERNS.get(match[1], f"a name {NAME_RULE}")
     text = re.sub(r"`([a-z| ]+)`", spoken, what)
     text = text.replace("Invalid enum value", "there is no choice")
     text = text.replace("of length >= 1", "that is not empty")

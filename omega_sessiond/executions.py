@@ -45,6 +45,9 @@ from omega_sessiond.messages import (
 from omega_sessiond.parts import PartRecord
 from omega_sessiond.records import ExecutionRecord
 
+LINE_BREAKS = frozenset("\n\r")
+"""Both end a line at a terminal."""
+
 FIND_LIMIT = 1000
 
 
@@ -182,7 +185,7 @@ class Executions:
             return
         live, work = entry
         if execution_id in live.session.queue:
-            self._keeper.handle(live, decide.Withdrawn(execution_id))
+            self._keeper.handle(live, decide.Withdrawn(execution_id, "disconnect"))
         else:
             self._keeper.interrupt(live, work, "disconnect")
 
@@ -257,7 +260,7 @@ class Executions:
         live = self._sessions.find(name)
         id = request.execution_id
         if id is not None and id in live.session.queue and live.work[id].record.status == "queued":
-            self._keeper.handle(live, decide.Withdrawn(id))
+            self._keeper.handle(live, decide.Withdrawn(id, "user"))
             return self.stopped(live, id, [], True, "It was queued and has been taken back.")
         if id is not None:
             row = live.work[id].record if id in live.work else self._row(live, id)
@@ -296,6 +299,11 @@ class Executions:
     async def answer(self, name: str, request: InputRequest) -> Execution:
         """Answer the input() an execution waits in. One whose host is out of reach just now is waited for: an answer
         that is taken arrives."""
+        if request.text is not None and not LINE_BREAKS.isdisjoint(request.text):
+            raise InvalidField(
+                "`text` is one line, and holds a line break",
+                hint="Answer line by line: each is given to the read that asks for it.",
+            )
         live = self._sessions.find(name)
         if live.session.link == "reconnecting":
             if live.refusal is not None:

@@ -23,6 +23,7 @@ from omega_sessiond import decoding
 from omega_sessiond.config import Settings
 from omega_sessiond.connection import Connection, Hub, Receiver
 from omega_sessiond.errors import (
+    BadRequest,
     BodyTooLarge,
     Forbidden,
     InternalError,
@@ -292,9 +293,11 @@ class Exchange(Receiver):
         route = self._route
         assert route is not None
         query = decoding.query(self._query, route.query)
-        body = None
-        if route.body is not None:
-            data = b"".join(self._chunks)
+        body, data = None, b"".join(self._chunks)
+        if route.body is None:
+            if data.strip() not in (b"", b"{}"):
+                raise BadRequest(f"{route.method} {route.path} takes no body", hint="Leave it out.")
+        else:
             body = route.body() if not data and route.body_is_optional else decoding.body(data, route.body)
         self._chunks.clear()
         answer = route.handler(self._front.service, Call(self._params, query, body, self._accept))

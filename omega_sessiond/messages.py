@@ -231,7 +231,12 @@ class _Request(Struct, frozen=True, forbid_unknown_fields=True):
 Id = Annotated[int, Meta(ge=0, le=2**62)]
 """Of an execution or event, as a request names it: what the journal can hold."""
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
-Labels = dict[Annotated[str, Meta(min_length=1, max_length=63)], Annotated[str, Meta(max_length=256)]]
+LABEL_KEY_PATTERN = "^[^=]+$"
+"""What stands before the '=' wherever a label is written as one word."""
+LABEL_FILTER_PATTERN = "^[^=]"
+LabelKey = Annotated[str, Meta(max_length=63, pattern=LABEL_KEY_PATTERN)]
+LabelValue = Annotated[str, Meta(max_length=256)]
+Labels = dict[LabelKey, LabelValue]
 
 
 class CreateOptions(_Request, frozen=True):
@@ -278,10 +283,12 @@ class PatchLimits(_Request, frozen=True):
 
 
 class PatchSession(_Request, frozen=True):
-    """Limits named here replace the old ones, null lifts one; labels replace all labels."""
+    """Limits named here replace the old ones, null lifts one. `labels` replace all labels; `change_labels` sets those
+    it names, null removes one, and the others stay as they are."""
 
     limits: PatchLimits | UnsetType = UNSET
     labels: Labels | UnsetType = UNSET
+    change_labels: dict[LabelKey, LabelValue | None] = {}
 
 
 class PruneRequest(_Request, frozen=True):

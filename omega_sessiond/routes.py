@@ -6,6 +6,7 @@ Knows the service's use-cases; decides nothing about sessions.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any
@@ -23,8 +24,9 @@ from omega_sessiond.errors import (
     RouteNotFound,
 )
 from omega_sessiond.filetypes import extension
-from omega_sessiond.http import NDJSON, TEXT, Call, Reply, Stream, Wait, header_text
+from omega_sessiond.http import JSON, NDJSON, TEXT, Call, Reply, Stream, Wait, header_text
 from omega_sessiond.messages import (
+    LABEL_FILTER_PATTERN,
     UNFINISHED,
     CompleteRequest,
     CreateSession,
@@ -71,7 +73,7 @@ class EnginesQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 class SessionsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     state: SessionState | None = None
-    label: str | None = None
+    label: Annotated[str, Meta(pattern=LABEL_FILTER_PATTERN)] | None = None
     limit: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     after: str | None = None
     names: str | None = None
@@ -324,14 +326,16 @@ def events(service: Service, call: Call) -> Any:
 
 
 def _wanted(accept: str) -> str:
-    """Which of our forms the client asks for: the first it names; JSON when it names none."""
-    for part in accept.split(","):
-        kind = part.partition(";")[0].strip().lower()
-        if kind in (NDJSON, TEXT):
-            return kind
-        if kind == "application/json":
-            break
-    return "application/json"
+    """Which of our forms the client asks for: what it likes best, of equals the first; JSON when it names none.
+    Source: RFC 9110, section 12.5.1."""
+    found, liking = JSON, 0.0
+    for part in accept.split(",") if accept else ():
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+        likes = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
+        if kind in (NDJSON, TEXT, JSON, "*/*") and likes > liking:
+            found, liking = JSON if kind == "*/*" else kind, likes
+    return found
 
 
 def _execution_reply(execution: Execution, wanted: str, status: int) -> Reply:

@@ -124,6 +124,13 @@ class Screen:
                 shown = [column for column in columns if form == "wide" or not column.is_wide]
                 self._table(list(rows), shown)
 
+    def row(self, row: Json, columns: Sequence[Column], form: Format) -> None:
+        """One thing in the form asked for; as JSON it is that thing, and no list of one."""
+        if form == "json":
+            self.json(row)
+        else:
+            self.rows([row], columns, form)
+
     def json(self, value: Any) -> None:
         """One JSON value: spread out for a person, on one line for a program."""
         self.write(_shown_json(value, 2 if self.is_terminal else None) + "\n")

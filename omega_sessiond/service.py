@@ -393,8 +393,10 @@ class Service:
             limits = msgspec.structs.replace(limits, **named)
         before = live.record
         fields: dict[str, object] = {"limits": limits} if limits != before.limits else {}
-        if request.labels is not UNSET:
-            fields["labels"] = dict(request.labels)
+        if request.labels is not UNSET or request.change_labels:
+            labels: dict[str, str | None] = {**before.labels} if request.labels is UNSET else {**request.labels}
+            labels |= request.change_labels
+            fields["labels"] = {key: value for key, value in labels.items() if value is not None}
         try:
             with self._journal.atomic():
                 if fields:

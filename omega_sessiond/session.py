@@ -77,9 +77,10 @@ class Ended(Struct, frozen=True):
 
 
 class Withdrawn(Struct, frozen=True):
-    """The user takes a queued execution back."""
+    """A queued execution is taken back."""
 
     id: int
+    reason: Literal["user", "disconnect"]
 
 
 class HibernateAsked(Struct, frozen=True):
@@ -234,11 +235,11 @@ class Session:
                 if self.running == id:
                     self.waiting = False
                 return []
-            case Withdrawn(id):
+            case Withdrawn(id, reason):
                 if id not in self.queue:
                     return []
                 self.queue.remove(id)
-                return [Cancel((id,), "user")]
+                return [Cancel((id,), reason)]
             case HibernateAsked():
                 if not self.is_ready:
                     return []

@@ -49,10 +49,14 @@ def execution(
     """One execution with its output and so many bytes of its parts' text and JSON, as every route shows it."""
     texts: dict[Stream, list[str]] = {"stdout": [], "stderr": [], "result": [], "traceback": []}
     combined: list[str] = []
-    position = 0
+    position, before = 0, None
     for stream, offset, text in shown.pieces:
         if offset > position:
-            combined.append(f"\n[… {offset - position} bytes left out …]\n")
+            gap = f"\n[… {offset - position} bytes left out …]\n"
+            combined.append(gap)
+            for cut in {before or stream, stream}:  # either may be what was cut: none shall read as if it were whole
+                texts[cut].append(gap)
+        before = stream
         texts[stream].append(text)
         combined.append(text)
         position = offset + (len(text) if text.isascii() else len(text.encode()))

@@ -87,6 +87,7 @@ BODIES = [
     (b'{"command": "x", "create": {"cwd": "here"}}', "invalid_field", "'create.cwd': expected an absolute path"),
     (b'{"command": "x", "create": {"limits": {"tasks": 1}}}', "invalid_field", "'create.limits.tasks'"),
     (b'{"command": "x", "create": {"labels": {"": "v"}}}', "invalid_field", "A name in 'create.labels'"),
+    (b'{"command": "x", "create": {"labels": {"a=b": "v"}}}', "invalid_field", "holds no '='"),
     (b'{"command": "x", "create": {"env": {"A": 1}}}', "invalid_field", "'create.env.*'"),
     (b'{"command": "x", "max_output": -1}', "invalid_field", "'max_output'"),
     (b'{"command": ' + b"[" * 200_000, "invalid_field", "'command'"),
@@ -216,6 +217,8 @@ def test_wrong_method(daemon: Daemon, method: str, path: str, allowed: str) -> N
         ("/api/sessions?limit=x", "invalid_field"),
         ("/api/sessions?limit=1&limit=2", "invalid_field"),
         ("/api/sessions?label=%ff", "bad_request"),
+        ("/api/sessions?label=", "invalid_field"),
+        ("/api/sessions?label=%3Dred", "invalid_field"),
         ("/api/events?since=-1", "invalid_field"),
         ("/api/events?since=99999999999999999999999", "invalid_field"),
         ("/api/sessions/a/executions?limit=1001", "invalid_field"),
@@ -373,6 +376,13 @@ def test_errors_are_json_whatever_is_accepted(daemon: Daemon, accept: str) -> No
     reply = daemon.post(EXECUTE, {"command": "x", "create": False}, headers={"Accept": accept})
     refused(reply, 404, "session_not_found")
     assert reply.json["error"] == "Session not found"
+
+
+@pytest.mark.parametrize("body", [b'{"wait_s": 1}', b"not JSON {{"])
+def test_body_where_none_is_taken(daemon: Daemon, body: bytes) -> None:
+    """A route that takes no body refuses one, instead of doing something else than its sender meant."""
+    refused(daemon.request("POST", "/api/sessions/nobody/save", body=body), 400, "bad_request")
+    refused(daemon.request("POST", "/api/sessions/nobody/save", body=b"{}"), 404, "session_not_found")
 
 
 def test_unknown_session(daemon: Daemon) -> None:

@@ -133,7 +133,7 @@ def test_new_takes_what_a_session_can_have(omegactl: Omegactl, place: Place) -> 
         "--mem", "512M", "--tasks", "64", "--cpu-weight", "50", "--label", "k=v", "--json",
     )  # fmt: skip
     assert done.code == 0, done
-    session = json.loads(done.out)[0]
+    session = json.loads(done.out)
     assert session["limits"] == {"memory_bytes": 512 * 1024 * 1024, "tasks": 64, "cpu_weight": 50}
     assert session["labels"] == {"k": "v"}
     code = "import os; print(os.getcwd(), os.environ['A'])"
@@ -149,10 +149,15 @@ def test_set_changes_limits_and_labels(omegactl: Omegactl) -> None:
     """Limits named are set or lifted, labels are added and removed, the rest stays."""
     omegactl("new", "work", "--mem", "1G", "--tasks", "64", "--label", "a=1", "--label", "b=2")
     done = omegactl("set", "work", "--mem", "none", "--cpu-weight", "7", "--label", "c=3", "--unlabel", "a", "--json")
-    session = json.loads(done.out)[0]
+    session = json.loads(done.out)
     assert session["limits"] == {"memory_bytes": None, "tasks": 64, "cpu_weight": 7}
     assert session["labels"] == {"b": "2", "c": "3"}
     assert omegactl("set", "work").code == 2
+    several = [omegactl.start("set", "work", "--label", f"k{n}={n}") for n in range(4)]
+    for one in several:
+        one.communicate()
+    assert [one.returncode for one in several] == [0] * 4
+    assert json.loads(omegactl("show", "work", "--json").out)["labels"].keys() >= {"k0", "k1", "k2", "k3"}
 
 
 def test_show_tells_all_of_a_session(omegactl: Omegactl, place: Place) -> None:

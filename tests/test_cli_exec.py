@@ -246,6 +246,10 @@ def test_detached_command_is_waited_for(omegactl: Omegactl, place: Place) -> Non
     assert omegactl("wait", "work", "--timeout", "0.1").code == 124
     gate.write_text("go")
     assert omegactl("wait", id).code == 1
+    whole = json.loads(omegactl("output", id, "--json").out)
+    assert json.loads(omegactl("wait", id, "--json").out) == whole
+    assert json.loads(omegactl("wait", "work", "--json").out)["state"] == "idle"
+    assert omegactl("exec", "work", "--key", "", "-c", "1").code == 2
     assert omegactl("wait", "work").code == 0
     assert omegactl("output", id).out.startswith("late\nTraceback")
 

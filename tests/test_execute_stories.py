@@ -71,6 +71,8 @@ def test_long_output_is_cut_in_the_reply_alone(life: Life) -> None:
     head, _, tail = execution["output"].strip().partition("\n")
     assert set(head) == {"a"}
     assert tail.endswith("b" * 49)
+    assert execution["stdout"] == execution["output"]
+    assert life.run("work", "123456789", max_output=4)["result"] == "12\n[… 6 bytes left out …]\n9"
     route = f"/api/sessions/work/executions/{execution['id']}/output"
     piece = life.get(route + "?offset=990&limit=20")
     assert (piece["text"], piece["next_offset"], piece["total_bytes"]) == ("a" * 10 + "b" * 10, 1010, 2001)
@@ -84,7 +86,8 @@ def test_endless_output_keeps_its_ends(lives: Callable[..., Life]) -> None:
     whole = "".join(f"{n}\n" for n in range(200_000))
     dropped = execution["truncated"]["dropped_bytes"]
     assert 0 < len(whole) - dropped <= 65536 + 4096
-    head, tail = execution["stdout"][:65536], execution["stdout"][65536:]
+    head, mark, tail = execution["stdout"].partition(f"\n[… {dropped} bytes left out …]\n")
+    assert mark
     assert head == whole[:65536]
     assert whole.endswith(tail)
     assert len(head + tail) == len(whole) - dropped
@@ -128,7 +131,8 @@ def test_client_that_leaves_takes_back_what_waits(life: Life) -> None:
     wait_until(lambda: life.session("work")["queue_length"] == 0, "it is taken back")
     life.post("/api/sessions/work/interrupt", {"execution_id": id})
     assert life.value("work", "int('x' in globals())") == 0
-    assert life.history("work")[1]["status"] == "cancelled"
+    taken_back = life.history("work")[1]
+    assert (taken_back["status"], taken_back["reason"]) == ("cancelled", "disconnect")
 
 
 def test_client_that_leaves_detaches(life: Life, place: Place) -> None:
@@ -257,6 +261,9 @@ def test_input_is_answered_over_http(life: Life) -> None:
     wait_until(lambda: life.session("work")["state"] == "waiting_input", "the command asks")
     assert life.execution("work", id)["status"] == "waiting_input"
     assert life.call("POST", "/api/sessions/work/input", {"execution_id": id + 1, "text": "x"}).status == 404
+    for lines in ("Ada\nyes", "Ada\r"):  # whose second one might be taken for a command
+        refused = life.call("POST", "/api/sessions/work/input", {"execution_id": id, "text": lines})
+        assert (refused.status, refused.json["code"]) == (400, "invalid_field")
     life.post("/api/sessions/work/input", {"execution_id": id, "text": "Ada"})
     execution = life.finished("work", id)
     assert execution["output"].endswith("Hello Ada\n")

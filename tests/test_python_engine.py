@@ -440,13 +440,19 @@ def test_exit_is_told_and_the_session_lives(host: HostProcess, argument: str, pr
 # ---- input ----
 
 
-def test_an_answer_of_several_lines_serves_several_reads(host: HostProcess) -> None:
-    """A pasted answer is read line by line."""
+@pytest.mark.parametrize("read", ["sys.stdin.read(1)", "sys.stdin.buffer.read(1)"])
+def test_what_is_left_of_an_answer_goes_with_its_execution(host: HostProcess, read: str) -> None:
+    """The rest of a line serves the next read of the same command, and never that of a later one."""
     daemon = host.connect()
-    asked = host.start("[input() for _ in range(3)]")
+    asked = host.start(f"import sys\n{read}, {read}")
     daemon.wait_for("input_request")
-    daemon.tell("input", id=asked, text="a\nb\nc")
-    assert daemon.result(asked).value == "['a', 'b', 'c']"
+    daemon.tell("input", id=asked, text="yes")
+    assert daemon.result(asked).value in ("('y', 'e')", "(b'y', b'e')")
+    for ask in (read, "input('Delete it? ')"):
+        asked = host.start(ask)
+        daemon.wait_for("input_request", id=asked)
+        daemon.tell("input", id=asked, text="no")
+        assert daemon.result(asked).value in ("'n'", "b'n'", "'no'")
 
 
 def test_input_reads_a_redirected_stdin(host: HostProcess) -> None:

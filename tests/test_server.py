@@ -532,6 +532,13 @@ def test_text_reply_carries_the_rest_in_headers(place: Place) -> None:
         again = daemon.get(f"/api/sessions/work/executions/{reply.headers['Omega-Execution-Id']}", headers=plain)
         assert again.body == reply.body
         assert run("raise SystemExit(3)").headers["Omega-Should-Exit"] == "1"
+        for accept, kind in (
+            ("text/plain;q=0", "application/json"),
+            ("application/json;q=0.1, text/plain;q=0.9", "text/plain"),
+            ("text/plain;q=0.5, */*", "application/json"),
+        ):
+            reply = daemon.post("/api/sessions/work/execute", {"command": "1"}, headers={"Accept": accept})
+            assert reply.headers["Content-Type"].partition(";")[0] == kind
         assert json.loads(run("print('x' * 5000)", max_output=1000).headers["Omega-Truncated"])["omitted_bytes"] > 0
         daemon.post("/api/sessions/work/kill")
         assert json.loads(run("1").headers["Omega-Lost"])["variables"] == "all"

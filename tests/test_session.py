@@ -122,9 +122,9 @@ def test_withdrawn_is_cancelled_once() -> None:
     """Only a queued command can be taken back, and only once."""
     session = resting()
     feed(session, Submitted(1), Submitted(2))
-    assert feed(session, Withdrawn(1)) == []
-    assert feed(session, Withdrawn(2)) == [Cancel((2,), "user")]
-    assert feed(session, Withdrawn(2), Ended(1)) == []
+    assert feed(session, Withdrawn(1, "user")) == []
+    assert feed(session, Withdrawn(2, "user")) == [Cancel((2,), "user")]
+    assert feed(session, Withdrawn(2, "user"), Ended(1)) == []
 
 
 def test_death_ends_the_running_and_cancels_the_queued() -> None:

@@ -61,7 +61,7 @@ class PythonEngine:
         self._task_is_cancelled = False
         self._main = fresh_main()
         self.namespace: Dict[str, Any] = vars(self._main)
-        stdin = TextInput(ask)
+        self._stdin = stdin = TextInput(ask)
         sys.stdin = sys.__stdin__ = stdin  # type: ignore[assignment,misc]
         sys.stdout = sys.__stdout__ = TextOutput(output, "stdout", 1)  # type: ignore[assignment,misc]
         sys.stderr = sys.__stderr__ = TextOutput(output, "stderr", 2)  # type: ignore[assignment,misc]
@@ -85,6 +85,7 @@ class PythonEngine:
 
     def execute(self, execution_id: int, code: str) -> Outcome:
         outcome = self._execute(execution_id, code)
+        self._stdin.forget()
         if self._figures.are_used and not self._output.forked:
             try:
                 self._figures.present_open()

@@ -145,12 +145,14 @@ class TextInput(_Stream):
     def answer(self, prompt: str, secret: bool) -> Optional[str]:
         """One line without its newline, None at the end of input: what is left over, else what the client answers."""
         if not self._rest:
-            answer = self._ask(prompt, secret)
-            if answer is None or "\n" not in answer:
-                return answer
-            self._rest = answer + "\n"
+            return self._ask(prompt, secret)
         line, _, self._rest = self._rest.partition("\n")
         return line
+
+    def forget(self) -> None:
+        """Drop what was not read of the answers: they were given to one execution, and are no other's."""
+        self._rest = ""
+        self._buffer.forget()
 
     def _more(self) -> bool:
         answer = self._ask("", False)
@@ -213,6 +215,9 @@ class BinaryInput(io.BufferedIOBase):
 
     def isatty(self) -> bool:
         return False
+
+    def forget(self) -> None:
+        self._rest = b""
 
     def _take(self, size: int) -> bytes:
         taken, self._rest = self._rest[:size], self._rest[size:]
