@@ -355,9 +355,16 @@ class Host:
         self.process.kill()
 
     async def end(
-        self, scopes: Scopes | None, budget_s: float, *, at_rest: bool, reason: str = "asked to end"
+        self,
+        scopes: Scopes | None,
+        budget_s: float,
+        *,
+        at_rest: bool,
+        reason: str = "asked to end",
+        goes_on: bool = False,
     ) -> list[Step]:
-        """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`."""
+        """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`. Where the session's
+        state `goes_on` in another process, this one ends without exit functions."""
         begun = time.monotonic()
         steps: list[Step] = []
 
@@ -369,7 +376,7 @@ class Host:
             return ended
 
         if self._link is not None:
-            self._link.send_control({"t": "exit", "reason": reason})
+            self._link.send_control({"t": "exit", "reason": reason, "goes_on": goes_on})
             if await climb("ask", ASK_SHARE if at_rest else 0.0):
                 return steps
         self.process.signal_group(signal.SIGINT)

@@ -296,7 +296,7 @@ class Exchange(Receiver):
         body, data = None, b"".join(self._chunks)
         if route.body is None:
             if data.strip() not in (b"", b"{}"):
-                raise BadRequest(f"{route.method} {route.path} takes no body", hint="Leave it out.")
+                raise BadRequest(f"{self._method} takes no body here", hint="Leave it out.")
         else:
             body = route.body() if not data and route.body_is_optional else decoding.body(data, route.body)
         self._chunks.clear()

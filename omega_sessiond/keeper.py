@@ -385,7 +385,12 @@ class Keeper:
             return []
         live.end_reason = reason
         steps = await host.end(
-            self.containment.scopes if host.scope else None, budget_s, at_rest=at_rest, reason=farewell
+            self.containment.scopes if host.scope else None,
+            budget_s,
+            at_rest=at_rest,
+            reason=farewell,
+            # The next process has what this one would clear away.
+            goes_on=reason in ("killed", "restored") and live.record.keep.checkpoint_id is not None,
         )
         while live.host is host:  # until what it left is read and its place is clear
             if live.refusal is not None and self.is_stopping:  # nobody tries it again
@@ -414,7 +419,7 @@ class Keeper:
         host = live.host
         assert host is not None
         scopes = self.containment.scopes if host.scope else None
-        await host.end(scopes, self._settings.stop_budget_s, at_rest=True, reason=wire.HIBERNATE)
+        await host.end(scopes, self._settings.stop_budget_s, at_rest=True, reason=wire.HIBERNATE, goes_on=True)
 
     # ---- what hosts say ----
 

@@ -509,17 +509,188 @@ def test_damage_is_refused_in_words(hosts: Hosts, damage: str) -> None:
     assert successor.run("'x' in globals()").value == "False"
 
 
-def test_values_that_cannot_be_loaded_leave_the_session_fresh(hosts: Hosts) -> None:
+def test_state_that_cannot_be_loaded_leaves_the_session_fresh(hosts: Hosts, tmp_path: Path) -> None:
     """What raises while it is loaded is told; directory, path and environment are then as they were."""
-    host = hosts(files={"helper.py": "class Thing: pass"})
-    host.run("import os, helper\nos.environ['MARK'] = 'x'; thing = helper.Thing()")
+    host = hosts()
+    mark = tmp_path / "mark"
+    host.run(
+        f"import os\nclass Thing:\n  def __setstate__(self, state): 1 / (not os.path.exists({str(mark)!r}))\n"
+        "os.environ['MARK'] = 'x'; os.umask(0o027); thing = Thing(); thing.n = 1"
+    )
     saved = save(host)
-    os.unlink(host.work / "helper.py")
+    assert (saved["reason"], saved["left_out"]) == (None, {})
+    mark.touch()
     successor = hosts()
     loaded = move(host, successor, saved)
-    assert "No module named 'helper'" in loaded["reason"]
-    done = successor.run("import os; 'MARK' in os.environ, 'thing' in globals(), os.getcwd()")
-    assert done.value == repr((False, False, str(successor.work)))
+    assert loaded["reason"].startswith("thing: ZeroDivisionError")
+    done = successor.run("import os; 'MARK' in os.environ, 'thing' in globals(), os.getcwd(), os.umask(0o022) == 0o027")
+    assert done.value == repr((False, False, str(successor.work), False))
+
+
+UNLOADABLE = """
+class ApiError(Exception):
+    def __init__(self, code, text): super().__init__(f"{code}: {text}"); self.code = code
+class Proxy:
+    def __init__(self, of): self._of = of
+    def __getattr__(self, name): return getattr(self._of, name)
+class Node:
+    def __init__(self, name): self.name, self.near = name, set()
+    def __hash__(self): return hash(self.name)
+class Deadly:
+    def __reduce__(self): return __import__('os')._exit, (3,)
+import sys, types
+sys.modules['hand'] = hand = types.ModuleType('hand')
+exec("class Made: pass", vars(hand)); hand.Made.__module__ = 'hand'
+error, proxy, a, b, made, deadly = ApiError(404, 'no'), Proxy([]), Node('a'), Node('b'), hand.Made(), Deadly()
+a.near, b.near = {b}, {a}
+del hand
+precious = list(range(1000)); also = precious
+"""
+
+
+def test_values_that_cannot_be_loaded_are_left_out_by_name(hosts: Hosts) -> None:
+    """What would raise when it is loaded is left out with its reason when it is saved, and costs no other later."""
+    host, saved, loaded = wake(hosts, UNLOADABLE)
+    assert loaded["lost"] == {}
+    assert set(saved["left_out"]) == {"error", "proxy", "a", "b", "made", "deadly"}
+    assert "missing 1 required positional argument" in saved["left_out"]["error"]
+    assert "made by hand" in saved["left_out"]["made"]
+    assert saved["left_out"]["deadly"] == "loading it again ends its process"
+    assert host.run("precious == list(range(1000)), also is precious, str(ApiError(1, 'x'))").value == (
+        "(True, True, '1: x')"
+    )
+
+
+def test_loading_finds_what_it_needs(hosts: Hosts) -> None:
+    """Code that runs while a value is loaded finds functions, classes and plain values, also those made after it."""
+    code = (
+        "from threading import Lock\n"
+        "class Counter:\n"
+        "  def __init__(self): self.n = 7; self.lock = Lock()\n"
+        "  def __getstate__(self): return {'n': self.n}\n"
+        "  def __setstate__(self, state): self.n = state['n'] + STEP; self.lock = Lock()\n"
+        "class Key:\n  def __init__(self, n): self.n = n\n  def __hash__(self): return hash((SALT, self.n))\n"
+        "class Meta(type):\n"
+        "  def __new__(cls, name, bases, space): return super(Meta, cls).__new__(cls, name, bases, space)\n"
+        "class Made(metaclass=Meta): pass\n"
+        "class Odd:\n  def __init__(self, x): self.x = x\n  def __reduce__(self): return rebuild, (self.x,)\n"
+        "counter, table, odd = Counter(), {}, Odd(3)\n"
+        "SALT, STEP = 5, 1; table[Key(1)] = 'one'\n"
+        "def rebuild(x): return Odd(x)\n"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("counter.n, counter.lock.locked(), [*table.values()], odd.x, type(Made) is Meta").value == (
+        "(8, False, ['one'], 3, True)"
+    )
+
+
+def test_what_cannot_be_imported_any_more_costs_what_uses_it(hosts: Hosts) -> None:
+    """A function that was renamed, a module that is gone: what held them is named, and the rest comes back."""
+    files = {"helpers.py": "def load(): return 1\nclass Thing: pass", "going.py": "class Gone: pass"}
+    host = hosts(files=files)
+    host.run(
+        "import going\nfrom helpers import load, Thing\n"
+        "parts = {'load': load, 'n': 7}; thing = Thing(); gone = going.Gone(); x = 5"
+    )
+    saved = save(host)
+    successor = hosts(files={"helpers.py": "def read(): return 1\nclass Thing: pass"})
+    os.unlink(host.work / "going.py")
+    (host.work / "helpers.py").write_text("def read(): return 1\nclass Thing: pass")
+    loaded = move(host, successor, saved)
+    assert loaded["reason"] is None
+    assert set(loaded["lost"]) == {"going", "load", "gone"} and "helpers.load" in loaded["lost"]["load"]
+    assert (
+        successor.run("x, parts['n'], type(thing).__module__, 'load' in globals()").value == "(5, 7, 'helpers', False)"
+    )
+
+
+@pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS.keys())
+def test_enumerations_come_back_whole(hosts: Hosts, python: str) -> None:
+    """Aliases, and what members have of their own; what cannot be made again is left out by name."""
+    code = (
+        "from enum import Enum, Flag, auto\n"
+        "class Planet(Enum):\n  MERCURY = (3, 2)\n  def __init__(self, mass, radius): self.mass = mass\n"
+        "class Coded(Enum):\n"
+        "  def __new__(cls, code, label):\n"
+        "    made = object.__new__(cls); made._value_ = code; made.label = label; return made\n"
+        "  A = (1, 'one')\n"
+        "class Color(Enum): RED = 1; CRIMSON = 1; BLUE = 2\n"
+        "class Mode(Flag):\n  R = auto()\n  W = auto()\n  RW = R | W\n"
+        "class Mixed(int, Enum):\n  ONE = 1\n  def twice(self): return self * 2\n"
+        "class Strange(bytes, Enum):\n"
+        "  def __new__(cls, n, label): made = bytes.__new__(cls, [n]); made._value_ = n; return made\n"
+        "  A = (0, 'a')\n"
+        "red, mode = Color.RED, Mode.R | Mode.W\n"
+    )
+    host, saved, loaded = wake(hosts, code, python=python)
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"Strange"}, {})
+    asked = "Planet.MERCURY.mass, Coded.A.label, Coded(1) is Coded.A, Color['CRIMSON'] is red, list(Color.__members__)"
+    assert host.run(asked).value == "(3, 'one', True, True, ['RED', 'CRIMSON', 'BLUE'])"
+    assert host.run("mode is Mode.RW, Mixed.ONE.twice(), Mixed(1) is Mixed.ONE").value == "(True, 2, True)"
+    assert (again := save(host, "two"))["reason"] is None and set(again["left_out"]) == set()
+
+
+def test_what_is_one_stays_one(hosts: Hosts) -> None:
+    """The marks that modules compare by identity, the environment and the path of imports are this process's."""
+    code = (
+        "import dataclasses, os, sys\nfrom dataclasses import MISSING, dataclass, field\nfrom os import environ\n"
+        "from sys import path\n"
+        "@dataclass\nclass P:\n  x: int\n  y: list = field(default_factory=list)\n"
+        "bare = object()"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    same = "MISSING is dataclasses.MISSING, dataclasses.fields(P)[0].default is MISSING, environ is os.environ"
+    assert host.run(f"{same}, path is sys.path").value == "(True, True, True, True)"
+    assert "missing 1 required" in host.run("@dataclass\nclass Q(P): z: int = 3\nQ()").output
+
+
+def test_settings_of_the_process_come_back(hosts: Hosts) -> None:
+    """umask, time zone, recursion limit and sys.argv."""
+    code = (
+        "import os, sys, time\nos.umask(0o077); os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()\n"
+        "sys.setrecursionlimit(5000); sys.argv = ['me', '-x']"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("os.umask(0o022), time.tzname[0], time.localtime(0).tm_hour").value == "(63, 'JST', 9)"
+    assert host.run("sys.getrecursionlimit(), sys.argv").value == "(5000, ['me', '-x'])"
+
+
+def test_handlers_of_signals_come_back(hosts: Hosts) -> None:
+    """What the session does at a signal it does in the next process; a timer that runs is an obstacle."""
+    code = (
+        "import os, signal\nn = 0\n"
+        "def count(*_):\n  global n\n  n += 1\n"
+        "signal.signal(signal.SIGALRM, count); signal.signal(signal.SIGUSR1, count); signal.alarm(1000)"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert saved["obstacles"] == ["timer ITIMER_REAL"]
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("os.kill(os.getpid(), signal.SIGUSR1); signal.raise_signal(signal.SIGALRM); n").value == "2"
+
+
+def test_what_a_library_reads_is_no_obstacle(hosts: Hosts, tmp_path: Path) -> None:
+    """A font, or a file of an installed package, that is open for reading; not one that is written."""
+    font, package = tmp_path / "sans.TTF", tmp_path / "site-packages"
+    package.mkdir()
+    for file in (font, package / "data.bin"):
+        file.touch()
+    code = f"import os\nfor file in ({str(font)!r}, {str(package / 'data.bin')!r}): os.open(file, os.O_RDONLY)"
+    host = hosts()
+    host.run(code)
+    assert save(host)["obstacles"] == []
+    host.run(f"os.open({str(font)!r}, os.O_RDWR)")
+    assert ["sans.TTF" in one for one in save(host, "two")["obstacles"]] == [True]
+
+
+def test_json_is_the_users_to_change(hosts: Hosts) -> None:
+    """What the session does to `json` changes nothing for its host."""
+    code = "import json\njson.dumps = json.loads = json.load = lambda *a, **k: 'mine'\ngröße = 1"
+    host, saved, loaded = wake(hosts, code)
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("größe").value == "1"
 
 
 def test_module_that_is_gone_costs_its_name_alone(hosts: Hosts) -> None:

@@ -268,3 +268,22 @@ def test_omegactl_fork(life: Life) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "Forked a: b." in done.stderr
     assert life.run("b", "x * 7")["result"] == "42"
+
+
+def test_end_of_a_copy_clears_nothing_of_the_originals_away(life: Life) -> None:
+    """Exit functions and finalizers that a copy has inherited are the original's to run; its own ones it runs."""
+    base = life.place.base
+    life.run(
+        "a",
+        "import atexit, tempfile, pathlib\n"
+        f"kept = tempfile.TemporaryDirectory(dir={str(base)!r})\n"
+        "atexit.register(pathlib.Path(kept.name, 'gone').touch)",
+    )
+    forked(life, "a", "b")
+    life.run("b", f"own = tempfile.TemporaryDirectory(dir={str(base)!r}, prefix='own')")
+    assert list(base.glob("own*"))
+    life.call("DELETE", "/api/sessions/b")
+    assert not list(base.glob("own*"))
+    assert life.run("a", "print(list(pathlib.Path(kept.name).iterdir()))")["output"] == "[]\n"
+    life.call("DELETE", "/api/sessions/a")
+    assert [path.name for path in base.glob("tmp*")] == []

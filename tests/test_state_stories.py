@@ -37,6 +37,17 @@ def end_host(life: Life, name: str, signum: int = signal.SIGKILL) -> None:
     wait_until(lambda: life.session(name)["pid"] != pid, "the death is noticed")
 
 
+def when_saved(life: Life, code: str) -> str:
+    """Code that does nothing before `save`: what is saved is loaded once on trial."""
+    return f"__import__('os').path.exists({str(life.place.base / 'saved')!r}) and ({code})"
+
+
+def save(life: Life, name: str) -> None:
+    """Save a session for good."""
+    life.post(f"/api/sessions/{name}/save")
+    (life.place.base / "saved").touch()
+
+
 def test_changed_session_is_saved_while_idle(lives: Lives) -> None:
     """A session is saved by itself soon after it changed; its checkpoint says what it holds."""
     life = lives(save_interval_ms=SOON)
@@ -177,9 +188,9 @@ def test_checkpoint_that_is_damaged_is_refused_in_words(life: Life, harm: str) -
 def test_daemon_that_is_killed_while_a_session_wakes(life: Life) -> None:
     """The next daemon waits for the wake to end, and then the command that asked for it runs, once."""
     wait, fifo = gate(life.place)
-    code = f"class Slow:\n    def __reduce__(self): return eval, ({wait!r},)\nslow = Slow(); x = 1"
-    life.run("work", code)
-    life.post("/api/sessions/work/save")
+    loaded_later = f"class Slow:\n    def __reduce__(self): return eval, ({when_saved(life, wait)!r},)\n"
+    life.run("work", loaded_later + "slow = Slow(); x = 1")
+    save(life, "work")
     end_host(life, "work")
     life.begin("work", "x += 1")
     id = wait_until(lambda: [row["id"] for row in life.history("work")][1:], "it is queued")[0]
@@ -194,8 +205,9 @@ def test_daemon_that_is_killed_while_a_session_wakes(life: Life) -> None:
 
 def test_process_that_dies_while_it_wakes_is_told_and_the_checkpoint_stays(life: Life) -> None:
     """A checkpoint whose loading kills the process starts no session; it is not forgotten either."""
-    life.run("work", "import os\nclass Deadly:\n    def __reduce__(self): return os._exit, (3,)\nx = Deadly()")
-    life.post("/api/sessions/work/save")
+    deadly = when_saved(life, "__import__('os')._exit(3)")
+    life.run("work", f"class Deadly:\n    def __reduce__(self): return eval, ({deadly!r},)\nx = Deadly()")
+    save(life, "work")
     id = life.session("work")["checkpoint"]["id"]
     end_host(life, "work")
     answer = life.execute("work", "1")
@@ -206,8 +218,9 @@ def test_process_that_dies_while_it_wakes_is_told_and_the_checkpoint_stays(life:
 def test_process_that_is_told_to_end_while_it_wakes(life: Life) -> None:
     """SIGTERM in the middle of loading (a shutdown): it leaves when it has loaded; what waited for it has the next."""
     held = Gate(life.place.base, "load")
-    life.run("work", f"class Slow:\n    def __reduce__(self): return eval, ({held.code!r},)\nslow = Slow(); x = 1")
-    life.post("/api/sessions/work/save")
+    loaded_later = f"class Slow:\n    def __reduce__(self): return eval, ({when_saved(life, held.code)!r},)\n"
+    life.run("work", loaded_later + "slow = Slow(); x = 1")
+    save(life, "work")
     end_host(life, "work")
     waiting = life.begin("work", "x")
     leaving = held.pid()
@@ -325,3 +338,30 @@ def test_fork_waits_for_a_save_and_saves_go_on(life: Life) -> None:
         life.run(name, "x += 1; del slow")
         life.post(f"/api/sessions/{name}/save")
         assert life.session(name)["checkpoint"]["is_current"]
+
+
+def test_end_of_a_process_whose_state_goes_on_clears_nothing_away(life: Life) -> None:
+    """Exit functions and finalizers do not run where the next process has what they would clear away: after `kill`,
+    and when a snapshot replaces the state."""
+    base = life.place.base
+    life.run("work", f"import tempfile, os\nkept = tempfile.TemporaryDirectory(dir={str(base)!r})")
+    life.post("/api/sessions/work/snapshots", {"name": "here"})
+    life.post("/api/sessions/work/kill")
+    assert life.value("work", "int(os.path.isdir(kept.name))") == 1
+    life.post("/api/sessions/work/restore", {"snapshot": "here"})
+    assert life.value("work", "int(os.path.isdir(kept.name))") == 1
+
+
+def test_exception_that_cannot_be_loaded_costs_itself_alone(lives: Callable[..., Life]) -> None:
+    """It is named when the session is saved, which then is not saved whole, and so keeps its process."""
+    life = lives(save_interval_ms=100, hibernate_after_s=0.2)
+    life.run(
+        "work",
+        "class ApiError(Exception):\n  def __init__(self, code, text): super().__init__(text)\n"
+        "error = ApiError(404, 'no'); precious = 5",
+    )
+    wait_until(lambda: (life.session("work")["checkpoint"] or {}).get("left_out"), "it is saved but for that")
+    assert list(life.session("work")["checkpoint"]["left_out"]) == ["error"]
+    end_host(life, "work")
+    execution = life.run("work", "precious")
+    assert (execution["result"], list(execution["lost"]["variables"])) == ("5", ["error"])

@@ -230,6 +230,12 @@ def _signal(signalnum: int, handler: Handler) -> Handler:
     return previous
 
 
+def handlers() -> Dict[int, Handler]:
+    """What the user wants done at signals, by number."""
+    usual = (signal.SIGINT, signal.default_int_handler)
+    return {signum: handler for signum, handler in _handlers.items() if (signum, handler) != usual}
+
+
 def _getsignal(signalnum: int) -> Handler:
     """The current action for the signal, as signal.getsignal tells it."""
     if not _forked:

@@ -10,16 +10,16 @@ user alone. Knows files, and of an engine only its contract.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
+from json import dumps, loads
 from typing import Any, Dict, List, Tuple
 
 import omega_sessiond
 from omega_sessiond.hosts import border
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Saver
 
-FORMAT = 1
+FORMAT = 2
 """Of the header. A larger one is of a later version and refused."""
 
 HEADER, STATE, DRAFT = "/header.json", "/state", ".new"
@@ -60,7 +60,7 @@ def write(directory: str, id: str, engine: Saver, about: Header, lent: str, budg
             "left_out": saved.left_out,
             **_measure(draft + STATE),
         }
-        text = json.dumps(header, indent=1).encode("ascii")
+        text = dumps(header, indent=1).encode("ascii")
         file = os.open(draft + HEADER, _CREATE, 0o600)
         try:
             _write_all(file, text)
@@ -134,7 +134,7 @@ def read_header(directory: str, id: str) -> Header:
             text = os.read(file, MAX_HEADER_BYTES)
         finally:
             os.close(file)
-        header = json.loads(text.decode("utf-8"))
+        header = loads(text.decode("utf-8"))
     except OSError as error:
         raise CannotLoad("checkpoint %s cannot be read: %s" % (id, error.strerror)) from None
     except (ValueError, RecursionError):

@@ -7,13 +7,13 @@ lock. User code is never called with that lock held. Knows what a daemon may say
 from __future__ import annotations
 
 import _socket
-import json
 import os
 import select
 import signal
 import sys
 import time
 from _thread import allocate_lock, get_ident
+from json import dumps
 from typing import Any, Dict, List, Optional, Sequence, Set, Union
 
 import omega_sessiond
@@ -61,6 +61,7 @@ class Host:
         border.on_terminate = self._terminated
         self._have = 0
         self._leaving: Optional[str] = None
+        self._goes_on = False
         self._questions = Questions(self.outbox)
         self._interrupt_id = 0
         self._interrupts_before = 0
@@ -219,9 +220,9 @@ class Host:
             self._work(connection, frame)
 
     def _leave(self, reason: str) -> None:
-        """A session that is saved whole goes on elsewhere: its exit functions are not for now."""
+        """A session whose state goes on elsewhere: its exit functions are not for now."""
         border.discard_interrupts()
-        goes_on = reason == wire.HIBERNATE
+        goes_on = self._goes_on or reason == wire.HIBERNATE
         if reason == "SIGTERM":
             goes_on = self.saves.save_before_leaving()
         if not goes_on:
@@ -500,6 +501,7 @@ class Host:
         number = frame.get("seq" if kind == "ack" else "id")
         if kind == "exit":
             self._leaving = str(frame.get("reason") or "asked to leave")
+            self._goes_on = frame.get("goes_on") is True
             self._bell.ring()
         elif type(number) is not int:
             return
@@ -591,7 +593,7 @@ class Host:
     def tell(self, kind: str, fields: wire.Frame) -> None:
         """A numbered frame of no execution; from any thread."""
         with self.outbox.lock:
-            self.outbox.emit(kind, "," + json.dumps(plain(fields))[1:-1])
+            self.outbox.emit(kind, "," + dumps(plain(fields))[1:-1])
             unsent = self.outbox.commit()
         if unsent:
             self.helper.bell.ring()

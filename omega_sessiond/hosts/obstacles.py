@@ -5,6 +5,7 @@ processes, open descriptors. Looks at this process and nothing else.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from typing import Callable, Dict, List, Optional, Set
@@ -13,13 +14,18 @@ HARMLESS = frozenset(("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero"))
 """Libraries keep these open for themselves, and open them again."""
 
 
+INSTALLED = ("/site-packages/", "/dist-packages/")
+FONTS = (".ttf", ".otf", ".ttc", ".pfb")
+
+TIMERS = ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
+
 GLANCE_S = 0.006
 """Between two looks: longer than a thread of the host's can be kept from going on by this one (5 ms)."""
 
 
 def find(threads: Callable[[], Set[int]], descriptors: Callable[[], Set[int]]) -> List[str]:
     """All there is beside what is the host's own, which has no children."""
-    return _twice(lambda: [*_threads(threads()), *_children(set()), *_descriptors(descriptors)])
+    return _twice(lambda: [*_threads(threads()), *_children(set()), *_descriptors(descriptors), *_timers()])
 
 
 def find_for_fork(threads: Callable[[], Set[int]], children: Set[int]) -> List[str]:
@@ -74,6 +80,23 @@ def _parent(pid: int) -> int:
         return 0
 
 
+def _timers() -> List[str]:
+    running = [name for name in TIMERS if signal.getitimer(getattr(signal, name))[0] > 0]
+    return ["timer %s" % name for name in running]
+
+
+def _is_librarys(descriptor: str, target: str) -> bool:
+    """Whether it reads a file that was installed: what a library keeps open it opens again, as matplotlib its fonts."""
+    if not (target.lower().endswith(FONTS) or any(place in target for place in INSTALLED)):
+        return False
+    try:
+        with open("/proc/self/fdinfo/" + descriptor, encoding="ascii") as file:
+            flags = next(line for line in file if line.startswith("flags:"))
+    except (OSError, StopIteration):
+        return False
+    return int(flags.split()[1], 8) & os.O_ACCMODE == os.O_RDONLY
+
+
 def _descriptors(own: Callable[[], Set[int]]) -> List[str]:
     """What the session's code has open."""
     found = []
@@ -89,6 +112,6 @@ def _descriptors(own: Callable[[], Set[int]]) -> List[str]:
             target = os.readlink("/proc/self/fd/" + name)
         except OSError:
             continue  # the listing's own
-        if target not in HARMLESS:
+        if target not in HARMLESS and not _is_librarys(name, target):
             found.append("open descriptor %s (%s)" % (name, target[:200]))
     return found

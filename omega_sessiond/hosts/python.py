@@ -354,6 +354,17 @@ class PythonEngine:
             os.close(descriptor)
         self._parted.append(self._loop)
         self._loop = None
+        self._disinherit()
+
+    @staticmethod
+    def _disinherit() -> None:
+        """What is to be done at the end of the original is not the copy's to do: it would remove the other's files."""
+        atexit._clear()
+        finalize: Any = getattr(sys.modules.get("weakref"), "finalize", None)
+        if finalize is not None:
+            finalize._registered_with_atexit = False
+            for one in list(finalize._registry):
+                one.atexit = False
 
     def end_rehearsal(self) -> None:
         """Be as new."""

@@ -8,7 +8,6 @@ out, and that is told as the reason. Knows processes; what is saved is the engin
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import select
@@ -16,6 +15,7 @@ import signal
 import sys
 import time
 from _thread import allocate_lock
+from json import dumps, loads
 from typing import List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 from omega_sessiond.hosts import checkpoint
@@ -89,7 +89,7 @@ class Writing:
             pass  # the user's code waits for any child and has met this one
         os.close(self.pipe)
         try:
-            found: Frame = json.loads(self._data.decode("utf-8"))
+            found: Frame = loads(self._data.decode("utf-8"))
         except ValueError:
             found = {"reason": "it took too long" if expired else "the process that wrote it was ended"}
         found["duration_ms"] = round((time.monotonic() - self.begun) * 1000, 3)
@@ -286,7 +286,7 @@ class Saves:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _be_expendable()
             _bound_files(terms.max_bytes)
-            text = json.dumps(self._write(id, engine, about, terms))
+            text = dumps(self._write(id, engine, about, terms))
             data = text.encode("ascii")
             while data:
                 data = data[os.write(into, data) :]

@@ -10,10 +10,10 @@ once the fork is made; one that is made anew in the child (LLVM's and Intel's Op
 from __future__ import annotations
 
 import _socket
-import json
 import os
 import sys
 import time
+from json import loads
 from typing import Callable, List, Protocol, Set
 
 from omega_sessiond.hosts import obstacles, title
@@ -67,7 +67,7 @@ class Twins:
         answer."""
         try:
             with open(str(order["launch"]), encoding="utf-8") as file:
-                launch: Frame = json.load(file)
+                launch: Frame = loads(file.read())
             listener = _listen(str(order["socket"]))
         except (OSError, KeyError, ValueError) as error:
             return {"failed": str(error)}
