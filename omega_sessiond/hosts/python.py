@@ -22,7 +22,7 @@ from importlib.util import MAGIC_NUMBER
 from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from omega_sessiond import wire
-from omega_sessiond.hosts import border, completion, mime, reports, variables
+from omega_sessiond.hosts import border, completion, mime, pickling, reports, variables
 from omega_sessiond.hosts.display import make_display, stand_in, text_of
 from omega_sessiond.hosts.engine import Outcome, Saved
 from omega_sessiond.hosts.figures import Figures
@@ -79,7 +79,7 @@ class PythonEngine:
         streams = [(sys, name) for name in ("__stdin__", "__stdout__", "__stderr__")]
         functions = [(builtins, "input"), (builtins, "display"), (getpass, "getpass"), (sys, "displayhook")]
         for module, name in (*streams, *functions, (signal, "signal"), (signal, "getsignal")):
-            variables.know_stand_in(module, name)
+            pickling.know_stand_in(module, name)
 
     # ---- commands ----
 
