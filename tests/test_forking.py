@@ -287,3 +287,13 @@ def test_end_of_a_copy_clears_nothing_of_the_originals_away(life: Life) -> None:
     assert life.run("a", "print(list(pathlib.Path(kept.name).iterdir()))")["output"] == "[]\n"
     life.call("DELETE", "/api/sessions/a")
     assert [path.name for path in base.glob("tmp*")] == []
+
+
+def test_copy_writes_nothing_twice(life: Life) -> None:
+    """What waits in the buffer of an open file when a session is copied is in the file once."""
+    file = life.place.base / "log.txt"
+    life.run("a", f"f = open({str(file)!r}, 'w'); f.write('one\\n')")
+    forked(life, "a", "b")
+    for name in ("a", "b"):
+        life.run(name, f"f.write('{name}\\n'); f.close()")
+    assert sorted(file.read_text().splitlines()) == ["a", "b", "one"]

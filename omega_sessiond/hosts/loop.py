@@ -361,6 +361,7 @@ class Host:
         others = self._engine.obstacles() if can_part else ["its engine"]  # type: ignore[attr-defined]
         body = self.twins.refusal(others, self.saves.children)
         if not body and not is_only_asked:
+            self._engine.flush(self._own_descriptors())  # type: ignore[attr-defined]
             body = self.twins.fork(frame, lambda: self.outbox.connection is connection)
         with self.outbox.lock:
             if self.outbox.connection is connection:
@@ -600,11 +601,10 @@ class Host:
 
     def obstacles(self, engine: Sequence[int]) -> List[str]:
         """What this process has that neither a checkpoint nor a fork takes along; `engine` are its descriptors."""
+        return obstacles.find(self.own_threads, lambda: self._own_descriptors().union(engine))
 
-        def descriptors() -> Set[int]:
-            return {self._trouble, *engine}.union(*(one.descriptors() for one in self._held()))
-
-        return obstacles.find(self.own_threads, descriptors)
+    def _own_descriptors(self) -> Set[int]:
+        return {1, 2, self._trouble}.union(*(one.descriptors() for one in self._held()))
 
     def own_threads(self) -> Set[int]:
         return {self._main_thread, self.helper.ident}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import time
 from typing import Callable, Dict, List, Optional, Set
@@ -87,14 +88,30 @@ def _timers() -> List[str]:
 
 def _is_librarys(descriptor: str, target: str) -> bool:
     """Whether it reads a file that was installed: what a library keeps open it opens again, as matplotlib its fonts."""
-    if not (target.lower().endswith(FONTS) or any(place in target for place in INSTALLED)):
-        return False
+    is_installed = target.lower().endswith(FONTS) or any(place in target for place in INSTALLED)
+    return is_installed and not _is_written(descriptor)
+
+
+def _is_written(descriptor: str) -> bool:
+    """Whether it is open for writing. Source: proc(5), fdinfo."""
     try:
         with open("/proc/self/fdinfo/" + descriptor, encoding="ascii") as file:
             flags = next(line for line in file if line.startswith("flags:"))
     except (OSError, StopIteration):
-        return False
-    return int(flags.split()[1], 8) & os.O_ACCMODE == os.O_RDONLY
+        return True
+    return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def written_files() -> Set[int]:
+    """Descriptors of regular files that are open for writing."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        try:
+            if stat.S_ISREG(os.fstat(int(name)).st_mode) and _is_written(name):
+                found.add(int(name))
+        except OSError:
+            continue  # the listing's own
+    return found
 
 
 def _descriptors(own: Callable[[], Set[int]]) -> List[str]:

@@ -10,6 +10,7 @@ import __future__
 import _ast as ast  # what the compiler needs; the module ast is for those who walk trees, and slow to import
 import atexit
 import builtins
+import gc
 import getpass
 import io
 import linecache
@@ -19,10 +20,10 @@ import sys
 import types
 from collections import deque
 from importlib.util import MAGIC_NUMBER
-from typing import Any, Deque, Dict, List, Optional, Tuple
+from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
 from omega_sessiond import wire
-from omega_sessiond.hosts import border, completion, mime, pickling, reports, variables
+from omega_sessiond.hosts import border, completion, mime, obstacles, pickling, reports, variables
 from omega_sessiond.hosts.display import make_display, stand_in, text_of
 from omega_sessiond.hosts.engine import Outcome, Saved
 from omega_sessiond.hosts.figures import Figures
@@ -346,6 +347,19 @@ class PythonEngine:
         if hasattr(selector, "fileno"):
             held.append(selector)
         return [one.fileno() for one in held if one is not None]
+
+    def flush(self, hosts_own: Set[int]) -> None:
+        """Before a fork: what waits in a file's buffer would be written by both."""
+        written = obstacles.written_files() - hosts_own
+        if not written:
+            return
+        for one in gc.get_objects():
+            if type(one) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+                try:
+                    if one.fileno() in written:
+                        one.flush()
+                except (OSError, ValueError):
+                    continue  # it is closed, or its disk is full: the session will hear of it
 
     def part(self) -> None:
         """In a forked copy: the event loop looks at descriptors that it shares with the other's. It is left as it is,
