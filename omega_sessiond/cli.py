@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from omega_sessiond import __version__
-from omega_sessiond.amounts import age_of, bytes_of, count_of, seconds_of
+from omega_sessiond.amounts import LARGEST, age_of, bytes_of, count_of, number_of, seconds_of
 from omega_sessiond.errors import (
     BadRequest,
     OmegaError,
@@ -134,9 +134,10 @@ def _number(what: str) -> Callable[[str], int]:
     """Reads a whole number, and says what it should have been the number of."""
 
     def number(text: str) -> int:
-        if not text.isdecimal():
-            raise argparse.ArgumentTypeError(f"'{text}' is no {what}")
-        return int(text)
+        found = number_of(text)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"'{text}' is no {what}" + (f": 0 to {LARGEST}" if text.isdigit() else ""))
+        return found
 
     return number
 

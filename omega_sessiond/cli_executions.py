@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from omega_sessiond.amounts import number_of
 from omega_sessiond.cli_exec import UNBOUNDED, exit_code, tell
 from omega_sessiond.client import execution_path, session_path
 from omega_sessiond.errors import ExecutionNotFound, NotWaitingInput, SessionNotFound
@@ -61,14 +62,15 @@ def _find(call: Invocation, what: str) -> tuple[str, int | None]:
     try:
         call.client.get(session_path(what))
     except SessionNotFound:
-        if not what.isdecimal():
+        id = number_of(what)
+        if id is None:
             call.args.name = what
             raise
     else:
         return what, None
     for session in call.client.get("/api/sessions"):
         try:
-            found = call.client.get(execution_path(session["name"], int(what)), max_output=0)
+            found = call.client.get(execution_path(session["name"], id), max_output=0)
         except (ExecutionNotFound, SessionNotFound):
             continue
         return found["session"], found["id"]

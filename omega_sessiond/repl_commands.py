@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from typing import Literal, NamedTuple, Protocol
 
+from omega_sessiond.amounts import number_of
 from omega_sessiond.invocation import Invocation, UsageError, suggestion
 from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.repl_session import HISTORY, ReplSession
@@ -211,11 +212,13 @@ def usage(row: Row, mark: str) -> str:
 def _history(desk: Desk, rest: str) -> None:
     from omega_sessiond.cli_executions import columns
 
-    count, _, text = rest.partition(" ") if rest.split(" ")[0].isdecimal() else (str(SHOWN), "", rest)
-    wanted = min(int(count), HISTORY) if not text else HISTORY
+    first, _, others = rest.partition(" ")
+    found = number_of(first)
+    count, text = (SHOWN, rest) if found is None else (found, others)
+    wanted = min(count, HISTORY) if not text else HISTORY
     rows = desk.call.client.get(desk.session.path + "/executions", last=wanted, max_output=0) if wanted else []
     rows = [row for row in rows if text in row["command"]]
-    rows = rows[max(len(rows) - int(count), 0) :]
+    rows = rows[max(len(rows) - count, 0) :]
     if rows:
         screen = Screen(desk.call.args.color)
         screen.rows(rows, columns(screen), "table")
@@ -264,9 +267,10 @@ def _inspect(desk: Desk, rest: str) -> None:
 
 
 def _follow(desk: Desk, rest: str) -> None:
-    if rest and not rest.isdecimal():
+    id = number_of(rest)
+    if rest and id is None:
         raise UsageError(f"'{rest}' is no execution's id")
-    desk.follow(int(rest) if rest else None)
+    desk.follow(id)
 
 
 def _detach(desk: Desk, rest: str) -> None:

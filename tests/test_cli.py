@@ -15,6 +15,7 @@ import pytest
 
 from ctl import COMMAND, Omegactl, whatever_it_starts
 from isolation import Place
+from omega_sessiond.amounts import LARGEST
 from omega_sessiond.cli import SORT_KEYS, parser
 from omega_sessiond.screen import age
 
@@ -342,6 +343,17 @@ def test_omegallm_users_feel_at_home(omegactl: Omegactl, place: Place) -> None:
     assert omegactl("-s", "work").code == 2
 
 
+def test_largest_number_is_all_there_is(omegactl: Omegactl) -> None:
+    """Where the last N are asked for, the largest N shows everything; only 0 to 9 are digits."""
+    omegactl("exec", "work", "-c", "print(1)")
+    most = str(LARGEST)
+    assert omegactl("history", "work", "-n", most).out.endswith("print(1)\n")
+    assert omegactl("output", "work", "--tail", most).out == "1\n"
+    assert "serving" in omegactl("logs", "-n", most).out
+    for what, code in (("٣", 2), ("9" * 5000, 2), (most, 4)):
+        assert omegactl("wait", what).code == code, what
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -357,6 +369,12 @@ def test_omegallm_users_feel_at_home(omegactl: Omegactl, place: Place) -> None:
         (("-c", "x + 1"), "omegactl exec NAME -c"),
         (("events", "--since", "noon"), "'noon' is no id of an event"),
         (("new", "work", "--tasks", "few"), "'few' is no count: 200, none"),
+        (("new", "work", "--mem", "٣G"), "'٣G' is no size"),
+        (("prune", "--keep", "99999999999999999999"), "is no count"),
+        (("history", "work", "-n", "99999999999999999999"), "the newest to show: 0 to 9007199254740992"),
+        (("output", "work", "--tail", "9" * 5000), "is no number of the newest to show"),
+        (("logs", "-n", "99999999999999999999"), "is no number of the newest to show"),
+        (("timeline", "work", "-n", "٣"), "'٣' is no number of the newest to show"),
         (("exec", "work", "-c", "1", "-f", "x"), "not allowed"),
         (("wait",), "required"),
         (("--timeout", "soon", "ls"), "duration"),
