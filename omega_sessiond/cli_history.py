@@ -16,12 +16,15 @@ def prune(call: Invocation) -> int:
     args = call.args
     body: Json = {"session": args.name, "older_than_s": args.older_than, "keep": args.keep, "max_bytes": args.max_size}
     body = {field: value for field, value in body.items() if value is not None}
+    if args.yes and not args.dry_run:  # nobody is asked, so nobody needs to know beforehand
+        _show(call, call.client.post("/api/prune", body))
+        return 0
     planned = call.client.post("/api/prune", {**body, "dry_run": True})
     if args.dry_run or not planned["sessions"]:
         _show(call, planned)
         return 0
     # Who is asked sees first what it is about; a program gets what was removed alone.
-    is_seen = call.form in ("table", "wide") and call.screen.can_ask and not args.yes
+    is_seen = call.form in ("table", "wide") and call.screen.can_ask
     if is_seen:
         call.screen.rows(planned["sessions"], _columns(call.screen), call.form)
     if not call.must_confirm(question(planned)):

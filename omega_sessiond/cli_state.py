@@ -34,7 +34,10 @@ def snapshot(call: Invocation) -> int:
     path = f"{session_path(args.name)}/snapshots"
     if args.delete:
         call.client.request("DELETE", f"{path}/{quote(args.snapshot, safe='')}")
-        call.screen.say(f"Forgot snapshot {args.snapshot} of {args.name}.")
+        if args.json or args.format:
+            call.screen.json({"deleted": args.snapshot})
+        else:
+            call.screen.say(f"Forgot snapshot {args.snapshot} of {args.name}.")
         return 0
     row = call.client.post(path, {"name": args.snapshot, "note": args.note, "tags": args.tag or []})
     if args.json or args.format:
@@ -93,12 +96,16 @@ def timeline(call: Invocation) -> int:
     args = call.args
     path = f"{session_path(args.name)}/timeline"
     found = call.client.get(path if args.count is None else f"{path}?limit={args.count}")
-    if call.form == "table":
+    if call.form in ("table", "wide"):
         for lead, node in tree(found["nodes"]):
             line = lead + node_words(node, call.screen.when(node["at"]))
             call.screen.line(one_line(line)[: call.screen.width if call.screen.is_terminal else None])
     elif call.form == "json":
         call.screen.json(found)
+    elif call.form == "name":
+        for node in found["nodes"]:
+            if node["kind"] != "loss":  # which has the names of variables alone
+                call.screen.line(str(node["execution_id"] if node["kind"] == "execution" else node["title"]))
     else:
         call.screen.rows(found["nodes"], [], "jsonl")
     return 0

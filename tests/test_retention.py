@@ -297,6 +297,9 @@ def test_command_line(omegactl: Omegactl) -> None:
     assert omegactl("prune", "--keep", "1", "-y").code == 0
     assert len(json.loads(omegactl("history", "work", "--json").out)) == 1
     assert "removed" in omegactl("show", "work").out
+    nothing = json.loads(omegactl("prune", "-y", "--older-than", "30d", "--json").out)
+    assert (nothing["dry_run"], nothing["sessions"]) == (False, [])
+    assert json.loads(omegactl("prune", "-y", "-n", "--older-than", "30d", "--json").out)["dry_run"]
     nothing = omegactl("prune", "work", "--older-than", "30d", "--json")
     assert json.loads(nothing.out)["executions"] == 0
     assert omegactl("prune", "--older-than", "soon").code == 2

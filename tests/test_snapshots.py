@@ -184,7 +184,11 @@ def test_timeline_is_a_tree(life: Life) -> None:
     assert [kind for kind, _ in woken] == ["execution", "wake", "execution"] and woken[-1] == ("execution", first)
     assert trace(of("loss", ""))[1] == ("execution", third)
     assert trace(of("copy", "copy"))[-1] == ("execution", first)
+    named = life.omegactl("timeline", "work", "--format", "name").stdout.split()
+    assert {*map(str, (first, second, third, fourth)), "first", "copy"} <= set(named), named
+    assert len(named) == len(nodes) - 1
     drawn = life.omegactl("timeline", "work").stdout.splitlines()
+    assert life.omegactl("timeline", "work", "--format", "wide").stdout.splitlines() == drawn
     assert len(drawn) == len(nodes) and any(line.startswith("│ ◆ snapshot first") for line in drawn), drawn
 
 
@@ -209,6 +213,8 @@ def test_commands(life: Life) -> None:
     assert life.omegactl("restore", "work", "first").returncode == 4
     assert "but for g" in life.omegactl("ls", "-w").stdout
     assert "cannot pickle" in life.omegactl("show", "work").stdout
+    life.omegactl("snapshot", "work", "second")
+    assert json.loads(life.omegactl("snapshot", "work", "second", "--delete", "--json").stdout) == {"deleted": "second"}
 
 
 def test_fork_from_a_checkpoint(life: Life) -> None:
