@@ -167,9 +167,12 @@ def logs(call: Invocation) -> int:
     state_dir = call.target.state_dir
     if state_dir is None:
         raise UsageError("The log of a daemon named by --socket is not known here")
-    marks = _marks(call, args.name) if args.name else []
+    marks, is_gone = _marks(call, args.name) if args.name else ([], False)
+    gone = f"No session is called '{args.name}' now: this is what there was of one."
     units = manager.look()
     if units is not None and units.are_installed and not control.is_elsewhere(call.target):
+        if is_gone:
+            screen.say(gone)
         chosen = [manager.scope(args.name, state_dir)] if args.name else [manager.SERVICE, manager.SOCKET]
         command = ["journalctl", "--user", *(f"--unit={unit}" for unit in chosen)]
         command += ["--follow"] if args.follow else []
@@ -177,10 +180,14 @@ def logs(call: Invocation) -> int:
         command += [] if screen.is_terminal else ["--no-pager"]
         return subprocess.run(command).returncode
     path = paths.daemon_log(state_dir)
+    wanted = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, marks))})(?![\w-])") if marks else None
+    if is_gone and not (os.path.exists(path) and any(_last_lines(path, None, wanted))):
+        raise SessionNotFound
     if not os.path.exists(path):
         screen.say(f"There is no log yet: {path}")
         return 0
-    wanted = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, marks))})(?![\w-])") if marks else None
+    if is_gone:
+        screen.say(gone)
     if args.follow:
         for line in _followed(path, args.count, wanted):
             screen.line(line)
@@ -190,16 +197,15 @@ def logs(call: Invocation) -> int:
     return 0
 
 
-def _marks(call: Invocation, name: str) -> list[str]:
-    """What marks the lines of one session, its name and its id; says when there is none of that name."""
+def _marks(call: Invocation, name: str) -> tuple[list[str], bool]:
+    """What marks the lines of one session, its name and its id; and whether there is no session of that name now."""
     try:
         with Client(call.target, may_start=False, may_wake=False) as client:
-            return [name, client.get(session_path(name))["id"]]
+            return [name, client.get(session_path(name))["id"]], False
     except SessionNotFound:
-        call.screen.say(f"No session is called '{name}' now: this is what there was of one.")
+        return [name], True
     except OmegaError:
-        pass  # no daemon runs: its name must do
-    return [name]
+        return [name], False  # no daemon runs: its name must do
 
 
 def _last_lines(path: str, count: int | None, wanted: re.Pattern[str] | None) -> Iterator[str]:

@@ -320,15 +320,20 @@ def test_version_says_both_sides(omegactl: Omegactl) -> None:
 
 
 def test_logs_are_the_daemons_and_one_sessions(omegactl: Omegactl) -> None:
-    """Without systemd logs shows the daemon's file, or its lines about one session."""
+    """Without systemd logs shows the daemon's file, or its lines about one session, which may be gone; a name that
+    neither a session has nor a line is 4."""
     omegactl("exec", "work", "-c", "1")
     assert "serving" in omegactl("logs").out
     assert len(omegactl("logs", "-n", "1").out.splitlines()) == 1
     omegactl("exec", "work", "-c", "import os; os.kill(os.getpid(), 9)")
     about = omegactl("logs", "work").out
     assert about and all("work" in line for line in about.splitlines())
-    done = omegactl("logs", "nobody")
-    assert (done.out, "No session is called 'nobody' now" in done.err) == ("", True)
+    for options in ((), ("-f",), ("-n", "0")):
+        done = omegactl("logs", "wrok", *options)
+        assert (done.code, done.out, "did you mean 'work'?" in done.err) == (4, "", True), done
+    omegactl("rm", "work", "-y")
+    done = omegactl("logs", "work")
+    assert (done.code, "work" in done.out, "No session is called 'work' now" in done.err) == (0, True, True), done
 
 
 def test_omegallm_users_feel_at_home(omegactl: Omegactl, place: Place) -> None:
