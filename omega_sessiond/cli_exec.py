@@ -15,6 +15,7 @@ from typing import Any
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import SessionNotFound
 from omega_sessiond.following import Detached, Following, LeftBehind, Text, notes
+from omega_sessiond.inputlines import not_text
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.richdata import how_to_get
@@ -131,7 +132,7 @@ def _code(call: Invocation) -> str:
         code: str = args.code
     elif args.file is not None and args.file != "-":
         try:
-            with open(args.file, encoding="utf-8") as stream:
+            with open(args.file, encoding="utf-8-sig") as stream:
                 code = stream.read()
         except UnicodeDecodeError:
             raise UsageError(f"{args.file} is not UTF-8", hint="Convert it first.") from None
@@ -141,9 +142,9 @@ def _code(call: Invocation) -> str:
         if sys.stdin is None:
             raise UsageError("Standard input is closed", hint="Give the command with -c CODE or -f FILE.")
         try:
-            code = sys.stdin.buffer.read().decode()
+            code = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise UsageError("Standard input is not UTF-8", hint="Convert it first.") from None
+            raise not_text() from None
     if not code:
         raise UsageError("The command is empty", hint="Give it with -c CODE, -f FILE or - for standard input.")
     try:

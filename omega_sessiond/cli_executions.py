@@ -13,6 +13,7 @@ from omega_sessiond.amounts import number_of
 from omega_sessiond.cli_exec import UNBOUNDED, exit_code, tell
 from omega_sessiond.client import execution_path, session_path
 from omega_sessiond.errors import ExecutionNotFound, NotWaitingInput, SessionNotFound
+from omega_sessiond.inputlines import InputLines
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.richdata import save, summary
 from omega_sessiond.screen import Column, Screen, duration, size
@@ -177,8 +178,7 @@ def input_(call: Invocation) -> int:
     if text is None and not args.eof:
         if sys.stdin is None:
             raise UsageError("Standard input is closed", hint="Give the answer as TEXT, or --eof for none.")
-        line = sys.stdin.readline()
-        text = line.removesuffix("\n") if line else None
+        text = InputLines().read()
     try:
         call.client.post(session_path(args.name) + "/input", {"execution_id": execution_id, "text": text})
     except NotWaitingInput:

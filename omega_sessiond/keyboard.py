@@ -28,6 +28,8 @@ class NoLongerAsked(Exception):
 class Keyboard:
     """Standard input, which is a terminal. `marks_pastes`: it can tell a paste from typing, and while held it does."""
 
+    is_person = True
+
     def __init__(self, *, marks_pastes: bool = False) -> None:
         self._ahead = b""
         self._marks_pastes = marks_pastes

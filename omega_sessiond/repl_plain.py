@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from omega_sessiond.inputlines import BYTE_ORDER_MARK, InputLines
 from omega_sessiond.repl_session import Judgement, ReplSession
 
 MORE = "... "
@@ -19,14 +20,16 @@ class LineReader:
 
     def __init__(self, judge: Callable[[str], Judgement], *, is_terminal: bool) -> None:
         self._judge = judge
-        self._is_terminal = is_terminal
+        self._is_terminal = self.is_person = is_terminal
+        self._input = InputLines()
+        self._is_first = True
         self._readline: Any = _readline() if is_terminal and sys.stdout.isatty() else None
         self._found: list[str] = []
 
     def read(self, session: ReplSession, text: str = "", typed: str = "") -> str:
         """A command, of as many lines as the engine wants; `text` and `typed` are where its first line begins.
 
-        Raises EOFError and KeyboardInterrupt.
+        Raises EOFError, KeyboardInterrupt, and UsageError for what is no text.
         """
         *lines, first = (text + typed.replace("\r", "\n")).split("\n")
         prompt = f"{session.name}> "
@@ -72,8 +75,7 @@ class LineReader:
 
     def line(self, over: int, *, is_secret: bool) -> str | None:
         """The next line, as the answer to a question of the session; None at the end."""
-        line = _read_line()
-        return line.removesuffix("\n") if line else None
+        return self._input.line(over, is_secret=is_secret)
 
     def _line(self, prompt: str, first: str) -> str:
         if self._readline is not None:
@@ -85,10 +87,12 @@ class LineReader:
                 self._readline.set_startup_hook(None)
         if self._is_terminal:
             os.write(2, (prompt + first).encode())
-        line = _read_line()
-        if not line:
+        line = self._input.read()
+        if line is None:
             raise EOFError
-        return first + line.removesuffix("\n")
+        if self._is_first:
+            line, self._is_first = line.removeprefix(BYTE_ORDER_MARK), False
+        return first + line
 
     # ---- readline ----
 
@@ -115,8 +119,3 @@ def _readline() -> Any:
     except ImportError:
         return None
     return readline
-
-
-def _read_line() -> str:
-    """The next line of standard input, which may have been closed before us; empty at the end."""
-    return "" if sys.stdin is None else sys.stdin.readline()

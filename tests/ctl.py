@@ -52,11 +52,11 @@ class Omegactl:
         self.place = place
         self.env = {**place.env, **(env or {})}
 
-    def __call__(self, *arguments: str, given: str = "", env: Mapping[str, str] | None = None) -> Done:
+    def __call__(self, *arguments: str, given: str | bytes = "", env: Mapping[str, str] | None = None) -> Done:
         """Run it to its end."""
         done = subprocess.run(
             [*COMMAND, *arguments],
-            input=given.encode(),
+            input=given.encode() if isinstance(given, str) else given,
             capture_output=True,
             env={**self.env, **(env or {})},
             cwd=self.place.home,

@@ -229,6 +229,11 @@ def test_code_from_files_and_standard_input(omegactl: Omegactl, place: Place) ->
     assert omegactl("exec", "work", "-f", "code.py").out == "é\n"
     assert omegactl("exec", "work", "-", given="print(x * 2)\n").out == "éé\n"
     assert omegactl("exec", "work", "-f", "-", given="x").out == "'é'\n"
+    (place.home / "marked.py").write_bytes(b"\xef\xbb\xbfy = 6\r\ny * 7\r\n")
+    assert omegactl("exec", "work", "-f", "marked.py").out == "42\n"
+    assert omegactl("exec", "work", "-", given=b"\xef\xbb\xbfy").out == "6\n"
+    done = omegactl("exec", "work", "-", given=b"\xff")
+    assert (done.code, done.err) == (2, "omegactl: Standard input is not UTF-8\nConvert it first.\n")
     (place.home / "odd.py").write_bytes(b"\xff")
     for arguments in (("-f", "odd.py"), ("-f", "none.py"), ("-c", ""), ("-c", os.fsdecode(b"\xff"))):
         assert omegactl("exec", "work", *arguments).code == 2, arguments

@@ -41,6 +41,17 @@ def test_pipe_answers_questions_with_its_next_line(omegactl: Omegactl) -> None:
     assert (done.code, "EOFError" in done.out) == (1, True)
 
 
+def test_pipe_is_text(omegactl: Omegactl) -> None:
+    """A byte order mark is no code, and lines may end as those of Windows do; what is not UTF-8 is refused in the words
+    that `exec -` has, and nothing that follows it is run."""
+    done = omegactl("repl", "work", given=b"\xef\xbb\xbfx = input()\r\nan answer\r\nx\r\n")
+    assert (done.code, done.out, done.err) == (0, "'an answer'\n", "")
+    done = omegactl("repl", "work", given=b"x = 1\nif x:\n    y = '\xff'\n\nx = 2\n")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "omegactl: Standard input is not UTF-8\nConvert it first.\n"
+    assert omegactl("exec", "work", "-c", "x").out == "1\n"
+
+
 def test_pipe_goes_on_after_a_failure_and_tells_the_first(omegactl: Omegactl) -> None:
     """A command that fails does not stop those after it; the exit code is that of the first failure."""
     done = omegactl("repl", "work", given="1/0\nprint('after')\n:nonsense\n")
