@@ -39,6 +39,9 @@ LISTED = 10
 EXIT_CODES = """exit codes: 0 done, 1 the session's code failed, 2 usage, 3 daemon unreachable,
 4 no such session, 5 conflict, 124 time-out, 125 daemon or protocol error, 130 interrupted"""
 
+QUESTIONS = """what the code asks by input() is asked of you at a terminal, and read from standard input, a line when
+it is asked, where that is a pipe or a file; elsewhere 'omegactl input NAME TEXT' answers, as it may in any case"""
+
 OMEGALLM = """as OmegaLLM's command line: omegactl -s NAME (-c CMD | -f FILE) [--json]"""
 
 
@@ -184,6 +187,7 @@ def parser(only: str | None = None) -> Parser:
 
 def _add_executions(add: Any) -> None:
     command = add("exec", "cli_exec:run", "run a command in a session, which is created on first use")
+    command.epilog = QUESTIONS
     command.add_argument("name", metavar="NAME", help="the session")
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("-c", dest="code", metavar="CODE", action=Once, help="the command")

@@ -14,8 +14,8 @@ from typing import Any
 
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import SessionNotFound
-from omega_sessiond.following import Detached, Following, LeftBehind, Text, notes
-from omega_sessiond.inputlines import not_text
+from omega_sessiond.following import Asker, Detached, Following, LeftBehind, Text, notes
+from omega_sessiond.inputlines import answers, is_standard_input, not_text
 from omega_sessiond.invocation import Invocation, TimedOut, UsageError
 from omega_sessiond.keyboard import Keyboard
 from omega_sessiond.richdata import how_to_get
@@ -92,8 +92,7 @@ def _follow(call: Invocation, options: Json, form: str, creation: Callable[[], J
         elif form == "text" and event["kind"] == "output":
             text.show(event)
 
-    keyboard = Keyboard() if screen.can_ask and form == "text" else None
-    following = Following(call, name, see, keyboard)
+    following = Following(call, name, see, _asker(call, form))
     try:
         execution = following.execute(options, creation)
     except Detached:
@@ -120,6 +119,16 @@ def _follow(call: Invocation, options: Json, form: str, creation: Callable[[], J
             screen.json({**answer, "output": execution["output"].removesuffix("\n")})
     tell(screen, execution)
     return exit_code(execution)
+
+
+def _asker(call: Invocation, form: str) -> Asker | None:
+    """Who answers the command's questions: the person at the terminal, or what stands in standard input, unless the
+    command itself stood there."""
+    args = call.args
+    if call.screen.can_ask:
+        return Keyboard() if form == "text" else None
+    is_command = args.code is None and (args.file in (None, "-") or is_standard_input(args.file))
+    return None if is_command else answers()
 
 
 def _how_to_see(execution_id: int | None) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from omega_sessiond.client import Client, execution_path, session_path, with_query
 from omega_sessiond.errors import NotWaitingInput, OmegaError
-from omega_sessiond.invocation import Invocation
+from omega_sessiond.invocation import Invocation, UsageError
 from omega_sessiond.keyboard import NoLongerAsked
 from omega_sessiond.screen import Screen, size
 from omega_sessiond.statewords import lost_words
@@ -26,6 +26,8 @@ from omega_sessiond.terminal import PlainLines, Sanitizer, sanitize
 Json = dict[str, Any]
 
 SECOND_INTERRUPT_S = 2.0
+SILENCE_S = 1.0
+"""How long a pipe may be silent before it is said how else to answer: it may be one that nobody writes to."""
 YIELD_S = 5.0
 """How long after its time-out a command may take to yield before we leave it: it was interrupted on time."""
 
@@ -41,8 +43,13 @@ class LeftBehind(Exception):
 class Asker(Protocol):
     """Where the answers to input() come from."""
 
+    @property
+    def is_person(self) -> bool:
+        """Whether somebody is asked, who has to see the question."""
+
     def line(self, over: int, *, is_secret: bool) -> str | None:
-        """A line, None for end of file. Raises NoLongerAsked once `over` is readable."""
+        """A line, None for end of file. Raises NoLongerAsked once `over` is readable, UsageError for what is no
+        text."""
 
 
 class Text:
@@ -209,31 +216,42 @@ class Following:
                 return
             if self._is_replay and self._is_past(client, event):
                 return
+            how = f"Answer it with: omegactl input {self._name} TEXT"
+            waiting = f"Execution {execution_id} waits for input: {event['prompt']!r}\n{how}"
             if self._asker is None:
-                self._screen.say(
-                    f"Execution {execution_id} waits for input: {event['prompt']!r}\n"
-                    f"Answer it with: omegactl input {self._name} TEXT"
-                )
+                self._screen.say(waiting)
                 return
             over = self._question_over(event)
+            is_person = self._asker.is_person
+            silence = threading.Timer(SILENCE_S, self._screen.say, (waiting,))
+            silence.daemon = True
             try:
                 self._is_asking = True
-                if not self._screen.is_terminal:
+                if not is_person:
+                    silence.start()
+                elif not self._screen.is_terminal:
                     os.write(2, sanitize(event["prompt"]).encode("utf-8", "backslashreplace"))
                 text = self._asker.line(over, is_secret=event["secret"])
             except NoLongerAsked:
+                end_of_prompt = b"\n" if is_person else b""
                 if os.read(over, 1):
-                    os.write(2, b"\nAnswered elsewhere.\n")
+                    os.write(2, end_of_prompt + b"Answered elsewhere.\n")
                 else:
-                    os.write(2, b"\n")
+                    os.write(2, end_of_prompt)
                     self._status(client, execution_id)  # raises when it was the daemon that went
                 return
+            except UsageError as error:
+                end = f"omegactl interrupt {self._name}"
+                raise UsageError(
+                    error.message, hint=f"{error.hint} Execution {execution_id} still asks. {how}; or end it: {end}"
+                ) from None
             except KeyboardInterrupt:
                 self._is_asking = False
                 self._on_interrupt(signal.SIGINT, None)
                 return
             finally:
                 self._is_asking = False
+                silence.cancel()
                 os.close(over)
             try:
                 client.post(session_path(self._name) + "/input", {"execution_id": execution_id, "text": text})

@@ -77,4 +77,4 @@ class InputLines:
         except UnicodeDecodeError:
             self._has_ended = True  # what it was to be is unknown, and so is what comes after
             raise not_text() from None
-        return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+        return text.removesuffix("\n").removesuffix("\r")

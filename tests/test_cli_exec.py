@@ -488,6 +488,98 @@ def test_input_without_a_terminal_is_answered_by_another_command(omegactl: Omega
     assert omegactl("input", "none", "x").code == 4
 
 
+TWO = "[input('a? '), input('b? ')]"
+"""Asks twice."""
+
+
+def test_input_reads_a_pipe(omegactl: Omegactl, place: Place) -> None:
+    """input() takes a line of a pipe or a file for each question, without its end; where that ends, so does the input.
+    The prompts are part of the output, and of that alone."""
+    for given, expected in (("1\r\n2\n3\n", "['1', '2']\n"), ("Ω\n\n", "['Ω', '']\n")):
+        for form in ((), ("--format", "text")):
+            done = omegactl("exec", "work", "-c", TWO, *form, given=given)
+            assert (done.code, done.out, done.err) == (0, f"a? b? {expected}", "")
+    done = omegactl("exec", "work", "-c", TWO, given="1\n")
+    assert (done.code, "EOFError" in done.out, done.err) == (1, True, "")
+    assert ran_with(omegactl, "5\n", "int(input()) + 1", "--json")["result"] == "6"
+    done = omegactl("-s", "work", "-c", "int(input()) + 1", given="6\n")
+    assert (done.code, done.out) == (0, "7\n")
+    (place.home / "asks.py").write_text("input() + input()\n")
+    (place.home / "answers").write_text("x\ny\n")
+    answered = shell(omegactl, '"$@" exec work -f asks.py < answers')
+    assert (answered.returncode, answered.stdout, answered.stderr) == (0, "'xy'\n", "")
+
+
+def ran_with(omegactl: Omegactl, given: str, code: str, *options: str) -> Any:
+    """One command as JSON, with that at its standard input."""
+    return json.loads(omegactl("exec", "work", "-c", code, *options, given=given).out)
+
+
+def test_input_reads_no_further_than_its_line(omegactl: Omegactl) -> None:
+    """What follows the answer at the pipe is the next program's, and a command that asks nothing takes nothing."""
+    done = shell(omegactl, r"""printf 'a\nb\nc\n' | { "$@" exec work -c 'input()'; "$@" exec work -c 1; cat; }""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "'a'\n1\nb\nc\n", "")
+
+
+def test_secret_reads_a_pipe(omegactl: Omegactl) -> None:
+    """getpass() takes its line from there, too, and the answer is in no history."""
+    done = omegactl("exec", "work", "-c", "from getpass import getpass; len(getpass())", given="sesame\r\n")
+    assert (done.code, done.out.endswith("6\n")) == (0, True), done
+    assert "sesame" not in omegactl("events", "--json").out
+
+
+def test_pipe_that_is_silent(omegactl: Omegactl) -> None:
+    """While a pipe says nothing another command may answer, how is said, and the line that comes then is the next
+    question's."""
+    process = subprocess.Popen(
+        [*COMMAND, "exec", "work", "-c", TWO],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=omegactl.env, cwd=omegactl.place.home, text=True, bufsize=1,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stderr is not None
+    process.stdin.write("half a ")
+    process.stdin.flush()
+    assert "waits for input: 'a? '" in process.stderr.readline()
+    assert "omegactl input work" in process.stderr.readline()
+    assert omegactl("input", "work", "elsewhere").code == 0
+    assert process.stderr.readline() == "Answered elsewhere.\n"
+    out, _ = process.communicate("line\n", timeout=60)
+    assert (process.returncode, out) == (0, "a? b? ['elsewhere', 'half a line']\n")
+
+
+def test_pipe_that_is_no_text(omegactl: Omegactl) -> None:
+    """Bytes that are not UTF-8 answer nothing: that is said, and what else answers."""
+    done = omegactl("exec", "work", "-c", "input()", given=b"\xff\n")
+    assert (done.code, "Standard input is not UTF-8" in done.err, "omegactl input work TEXT" in done.err) == (2,) + (
+        True,
+    ) * 2
+    assert omegactl("input", "work", given=b"\xff\n").code == 2
+    assert omegactl("input", "work", given=b"late\r\n").code == 0
+    assert omegactl("wait", "work").code == 0
+    assert omegactl("output", "work").out == "'late'\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'echo "input()" | "$@" exec work -',
+        'echo "input()" | "$@" exec work -f /dev/stdin',
+        '"$@" exec work -c "input()" <&-',
+    ],
+)
+def test_input_that_was_the_command_is_no_answer(omegactl: Omegactl, script: str) -> None:
+    """Where standard input was the command itself, or is closed, the end of it answers nothing."""
+    process = subprocess.Popen(
+        ["bash", "-c", script, "bash", *COMMAND],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=omegactl.env, cwd=omegactl.place.home, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "waits for input" in process.stderr.readline()
+    assert omegactl("input", "work", "x").code == 0
+    out, _ = process.communicate(timeout=60)
+    assert out == "'x'\n"
+
+
 def test_input_reads_a_line_or_end_of_file(omegactl: Omegactl) -> None:
     """Without TEXT a line of standard input is the answer; --eof and an empty input are end of file."""
     for given, arguments, expected in (
