@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 import sys
+from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from omega_sessiond.client import session_path
@@ -40,16 +40,22 @@ def run(call: Invocation) -> int:
         options["timeout_s"] = args.timeout
     if args.engine is not None:
         _refuse_other_engine(call)
-    creation = None if args.no_create else partial(_creation, call)
+    creation = None if args.no_create else _Creation(call)
+
+    def begins() -> None:
+        if (creation is None or not creation.was_needed) and (note := unheeded(args, args.name)):
+            call.screen.say(note)
+
     if args.detach:
         execution = call.client.submit(args.name, {**options, "wait_s": 0, "max_output": 0}, creation)
+        begins()
         if form == "text":
             call.screen.line(str(execution["id"]))
         else:
             call.screen.json(execution)
         return 0
     options["max_output"] = 0 if form == "text" else UNBOUNDED
-    return _follow(call, options, form, creation)
+    return _follow(call, options, form, creation, begins)
 
 
 def _refuse_other_engine(call: Invocation) -> None:
@@ -66,10 +72,32 @@ def _refuse_other_engine(call: Invocation) -> None:
         )
 
 
-def _creation(call: Invocation) -> Json:
-    from omega_sessiond.cli_sessions import creation_body  # for a session that is not there alone
+class _Creation:
+    """Makes what a session is created with. Called only where there is none."""
 
-    return creation_body(call)
+    def __init__(self, call: Invocation) -> None:
+        self._call = call
+        self.was_needed = False
+
+    def __call__(self) -> Json:
+        from omega_sessiond.cli_sessions import creation_body  # for a session that is not there alone
+
+        self.was_needed = True
+        return creation_body(self._call)
+
+
+def unheeded(args: Namespace, name: str) -> str:
+    """What is said where options of a session to be created were given for one that exists; nothing without any."""
+    fixed = [option for option in ("env", "cwd", "python") if getattr(args, option)]
+    # A limit that is not given is not among the arguments: as None it would be lifted.
+    settable = [option for option in ("mem", "tasks", "cpu_weight") if hasattr(args, option)]
+    settable += ["label"] if args.label else []
+    if not fixed and not settable:
+        return ""
+    options = [f"--{option.replace('_', '-')}" for option in fixed + settable]
+    verb = "has" if len(options) == 1 else "have"
+    remedy = f"; 'omegactl set {name}' changes limits and labels" if settable else ""
+    return f"Session '{name}' exists already: {', '.join(options)} {verb} no effect there{remedy}."
 
 
 def run_as_omegallm(call: Invocation) -> int:
@@ -81,12 +109,21 @@ def run_as_omegallm(call: Invocation) -> int:
     return _follow(call, options, "omegallm" if call.args.json else "text", call.creation)
 
 
-def _follow(call: Invocation, options: Json, form: str, creation: Callable[[], Json] | None) -> int:
-    """Run the command to its end, or until it is left, and show it in the form asked for; the exit code."""
+def _follow(
+    call: Invocation,
+    options: Json,
+    form: str,
+    creation: Callable[[], Json] | None,
+    begins: Callable[[], None] = lambda: None,
+) -> int:
+    """Run the command to its end, or until it is left, and show it in the form asked for; the exit code. `begins` is
+    called once the session has it."""
     screen, name = call.screen, call.args.name
     text = Text(screen, colors=screen.forces_colors)
 
     def see(event: Json) -> None:
+        if event["kind"] == "execution_queued":
+            begins()
         if form == "jsonl":
             screen.json_line(event)
         elif form == "text" and event["kind"] == "output":

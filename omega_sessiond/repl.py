@@ -181,6 +181,8 @@ class Repl:
             try:
                 if self.session.look() is None:
                     self.session.create()
+                elif not self._is_person and (note := self._unheeded()):
+                    self._note(note)
             except OmegaError:
                 return Judgement(True)  # running it says what is wrong
         return self.session.judge(code)
@@ -252,6 +254,8 @@ class Repl:
             lines = [f"session {session.name} · {seen['engine']} · {state_word(seen)}"]
             if self.call.args.engine not in (None, seen["engine"]) and session.name == self.call.args.name:
                 lines.append(f"it exists already: --engine {self.call.args.engine} has no effect")
+            if note := self._unheeded():
+                lines.append(note)
         if last is not None:
             shown = one_line(last["command"])
             shown = shown if len(shown) <= SHOWN_COMMAND else shown[: SHOWN_COMMAND - 1] + "…"
@@ -260,6 +264,13 @@ class Repl:
             lines.append(f"execution {seen['running_execution_id']} runs: {mark}follow shows it")
         lines.append(f"{mark}help lists commands and keys")
         self._reader.tell(lambda: self._note("\n".join(lines)))
+
+    def _unheeded(self) -> str:
+        """What to say of options that make no difference, the session being there already."""
+        from omega_sessiond.cli_exec import unheeded
+
+        name = self.session.name
+        return unheeded(self.call.args, name) if name == (self.call.args.name or DEFAULT_NAME) else ""
 
     def _begin_watch(self) -> None:
         """See what happens while the prompt stands, from the moment that the session is known."""

@@ -303,6 +303,29 @@ def test_options_of_a_session_that_is_created(omegactl: Omegactl, place: Place) 
     assert (done.code, "Did you mean 'bash'?" in done.err) == (2, True)
 
 
+def test_options_of_a_session_that_exists_are_told_to_do_nothing(omegactl: Omegactl, place: Place) -> None:
+    """What only a creation heeds is said to have no effect on a session that is there, and the command runs all the
+    same; a session that is made by it, and one that exists without such options, are not told of."""
+    said = "Session 'work' exists already: "
+    options = ("--cwd", "/", "--env", "A=1", "--mem", "none")
+    assert omegactl("exec", "work", "--label", "a=1", *options[:4], "-c", "1").err == ""
+    for form in (("--format", "text"), ("--no-create",), ("--detach",)):
+        done = omegactl("exec", "work", *options, *form, "-c", "1")
+        assert (done.code, done.out.strip().isdigit()) == (0, True)
+        effect = "--env, --cwd, --mem have no effect there; 'omegactl set work' changes limits and labels.\n"
+        assert done.err == said + effect
+    done = omegactl("exec", "work", "--python", "python3", "-c", "1 / 0", "--json")
+    assert (done.code, done.err) == (1, said + "--python has no effect there.\n")
+    assert json.loads(done.out)["status"] == "error"
+    for given in ("1\n2\n", "x = 1\nx\n"):
+        done = omegactl("repl", "work", "--label", "a=2", given=given)
+        assert (done.code, done.err.count("--label has no effect there")) == (0, 1)
+    assert omegactl("repl", "new", "--label", "a=2", given="1\n").err == ""
+    assert json.loads(omegactl("show", "work", "--json").out)["labels"] == {"a": "1"}
+    with omegactl.at_terminal("repl", "work", "--tasks", "9") as terminal:
+        terminal.until("--tasks has no effect there")
+
+
 def test_no_create_creates_nothing(omegactl: Omegactl) -> None:
     """--no-create is exit code 4 for a session that is not there."""
     assert omegactl("exec", "work", "-c", "1", "--no-create").code == 4
