@@ -343,7 +343,8 @@ def _add_service(add: Any) -> None:
     command.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _omegallm_parser() -> Parser:
+def omegallm_parser() -> Parser:
+    """The grammar of OmegaLLM's own command line."""
     top = Parser(prog="omegactl", description=OMEGALLM, parents=[_common()])
     top.add_argument("-s", "--session", dest="name", required=True, metavar="NAME")
     source = top.add_mutually_exclusive_group(required=True)
@@ -396,7 +397,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         grammar = parser()
         subcommands = _subcommands(grammar)
     if _is_omegallm(arguments, list(subcommands.choices)):
-        grammar = _omegallm_parser()
+        grammar = omegallm_parser()
     elif arguments and (first := arguments[0].partition("=")[0]) in ("-c", "-f"):
         grammar.error(f"no command stands before '{first}': omegactl exec NAME {first} …")
     args, extras = grammar.parse_known_args(arguments)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 
-from ctl import COMMAND, Omegactl, whatever_it_starts
+from ctl import Omegactl, whatever_it_starts
 from isolation import Place
 from omega_sessiond.amounts import LARGEST
 from omega_sessiond.cli import SORT_KEYS, parser
@@ -392,42 +388,6 @@ def test_wrong_usage_is_2_with_a_way_out(omegactl: Omegactl, arguments: tuple[st
     assert (done.code, done.out) == (2, "")
     assert told in done.err
     assert not background(omegactl.place)
-
-
-@pytest.mark.parametrize(
-    ("shell", "check"), [("bash", ["bash", "-n"]), ("zsh", ["zsh", "-n"]), ("fish", ["fish", "-n"])]
-)
-def test_completion_scripts_are_valid(omegactl: Omegactl, place: Place, shell: str, check: list[str]) -> None:
-    """Each shell's script names every command, and its shell, where it is here, can read it."""
-    script = omegactl("completion", shell).out
-    for action in parser()._actions:
-        if action.dest == "command":
-            assert all(re.search(rf"\b{name}\b", script) for name in action.choices or ())
-    if shutil.which(shell):
-        (place.home / "script").write_text(script)
-        subprocess.run([shell, "-n", str(place.home / "script")], check=True)
-
-
-def test_bash_completes_commands_options_and_sessions(omegactl: Omegactl, place: Place) -> None:
-    """In bash, TAB completes commands, a command's options, and the names of sessions."""
-    omegactl("new", "workshop")
-    (place.home / "script").write_text(omegactl("completion", "bash").out)
-    launcher = place.home / "omegactl"
-    launcher.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
-    launcher.chmod(0o755)
-
-    def completed(*words: str) -> list[str]:
-        listed = " ".join(shlex.quote(word) for word in ("omegactl", *words))
-        script = (
-            f". {place.home}/script; COMP_WORDS=({listed}); COMP_CWORD={len(words)}\n_omegactl; echo ${{COMPREPLY[@]}}"
-        )
-        env = {**place.env, "PATH": f"{place.home}:{os.environ['PATH']}"}
-        return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True).stdout.split()
-
-    assert completed("hist") == ["history"]
-    assert completed("exec", "--det") == ["--detach"]
-    assert completed("show", "wor") == ["workshop"]
-    assert completed("service", "sta") == ["status", "start"]
 
 
 def test_every_command_has_help(omegactl: Omegactl) -> None:
