@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from omega_sessiond.client import Client, execution_path, session_path, with_query
-from omega_sessiond.errors import NotWaitingInput, OmegaError
+from omega_sessiond.errors import InvalidField, NotWaitingInput, OmegaError
 from omega_sessiond.invocation import Invocation, UsageError
 from omega_sessiond.keyboard import NoLongerAsked
 from omega_sessiond.screen import Screen, size
@@ -241,10 +241,7 @@ class Following:
                     self._status(client, execution_id)  # raises when it was the daemon that went
                 return
             except UsageError as error:
-                end = f"omegactl interrupt {self._name}"
-                raise UsageError(
-                    error.message, hint=f"{error.hint} Execution {execution_id} still asks. {how}; or end it: {end}"
-                ) from None
+                raise self._unanswered(error, execution_id, how) from None
             except KeyboardInterrupt:
                 self._is_asking = False
                 self._on_interrupt(signal.SIGINT, None)
@@ -257,6 +254,15 @@ class Following:
                 client.post(session_path(self._name) + "/input", {"execution_id": execution_id, "text": text})
             except NotWaitingInput as error:
                 self._screen.warn(error.message)
+            except InvalidField as error:  # of a pipe alone: no key is a line break within the line
+                raise self._unanswered(error, execution_id, how) from None
+
+    def _unanswered(self, error: OmegaError, execution_id: int, how: str) -> UsageError:
+        """The same error, and what is to be done about the question that is open still."""
+        end = f"omegactl interrupt {self._name}"
+        return UsageError(
+            error.message, hint=f"{error.hint} Execution {execution_id} still asks. {how}; or end it: {end}"
+        )
 
     def _status(self, client: Client, execution_id: int) -> str:
         return str(client.get(execution_path(self._name, execution_id), max_output=0)["status"])

@@ -576,10 +576,13 @@ def test_pipe_that_is_no_text(omegactl: Omegactl) -> None:
     assert (done.code, "Standard input is not UTF-8" in done.err, "omegactl input work TEXT" in done.err) == (2,) + (
         True,
     ) * 2
-    assert omegactl("input", "work", given=b"\xff\n").code == 2
+    done = omegactl("input", "work", given=b"\xff\n")
+    assert (done.code, done.err) == (2, "omegactl: Standard input is not UTF-8\nConvert it first.\n")
     assert omegactl("input", "work", given=b"late\r\n").code == 0
     assert omegactl("wait", "work").code == 0
     assert omegactl("output", "work").out == "'late'\n"
+    done = omegactl("exec", "work", "-c", "input()", given="a\rb\n")
+    assert (done.code, "holds a line break" in done.err, "omegactl interrupt work" in done.err) == (2, True, True)
 
 
 @pytest.mark.parametrize(
