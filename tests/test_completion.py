@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from conftest import unavailable
 from ctl import COMMAND, Omegactl, Terminal, whatever_it_starts
 from isolation import Place
 from omega_sessiond.cli import SERVICE_VERBS, SORT_KEYS, parser
@@ -56,14 +57,19 @@ def completed(omegactl: Omegactl, place: Place) -> Completed:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_scripts_are_valid(omegactl: Omegactl, place: Place, shell: str) -> None:
-    """Each shell's script names every command, and its shell, where it is here, can read it."""
+    """Each shell's script names every command, and its shell can read it."""
     script = omegactl("completion", shell).out
     for action in parser()._actions:
         if action.dest == "command":
             assert all(re.search(rf"\b{name}\b", script) for name in action.choices or ())
-    if shutil.which(shell):
-        (place.home / "script").write_text(script)
-        subprocess.run([shell, "-n", str(place.home / "script")], check=True)
+    _need(shell)
+    (place.home / "script").write_text(script)
+    subprocess.run([shell, "-n", str(place.home / "script")], check=True)
+
+
+def _need(shell: str) -> None:
+    if shutil.which(shell) is None:
+        unavailable(f"there is no {shell} here")
 
 
 def test_bash_completes_commands_options_and_choices(completed: Completed, place: Place) -> None:
@@ -151,9 +157,9 @@ def test_bash_at_a_terminal(omegactl: Omegactl, place: Place) -> None:
         terminal.close()
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not here")
 def test_fish_completes(omegactl: Omegactl, place: Place) -> None:
     """fish offers the same."""
+    _need("fish")
     omegactl("exec", "workshop", "-c", "x = 1")
     omegactl("snapshot", "workshop", "before-fit")
     (place.home / "notes").touch()
