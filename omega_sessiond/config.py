@@ -86,7 +86,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 5000
     save_budget_s: Annotated[
-        float, _setting("Time for one save; then it is given up, and the session says so.", gt=0, le=3600)
+        float,
+        _setting(
+            "Time for one save; then it is given up, and the session says so. Loading what was saved may take twice "
+            "that.",
+            gt=0,
+            le=3600,
+        ),
     ] = 60.0
     checkpoint_max_bytes: Annotated[
         int, _setting("Largest checkpoint; a session that would need more is not saved and says so.", ge=1024 * 1024)

@@ -360,11 +360,12 @@ class Host:
         budget_s: float,
         *,
         at_rest: bool,
+        at_once: bool = False,
         reason: str = "asked to end",
         goes_on: bool = False,
     ) -> list[Step]:
-        """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`. Where the session's
-        state `goes_on` in another process, this one ends without exit functions."""
+        """The ladder: ask, SIGINT, SIGTERM, SIGKILL of everything in the scope, within `budget_s`; `at_once` its last
+        rung alone. Where the session's state `goes_on` in another process, this one ends without exit functions."""
         begun = time.monotonic()
         steps: list[Step] = []
 
@@ -375,16 +376,17 @@ class Host:
             steps.append(Step(action, at, ended))
             return ended
 
-        if self._link is not None:
-            self._link.send_control({"t": "exit", "reason": reason, "goes_on": goes_on})
-            if await climb("ask", ASK_SHARE if at_rest else 0.0):
+        if not at_once:
+            if self._link is not None:
+                self._link.send_control({"t": "exit", "reason": reason, "goes_on": goes_on})
+                if await climb("ask", ASK_SHARE if at_rest else 0.0):
+                    return steps
+            self.process.signal_group(signal.SIGINT)
+            if await climb("SIGINT", INTERRUPT_SHARE):
                 return steps
-        self.process.signal_group(signal.SIGINT)
-        if await climb("SIGINT", INTERRUPT_SHARE):
-            return steps
-        self.process.signal(signal.SIGTERM)
-        if await climb("SIGTERM", 1.0):
-            return steps
+            self.process.signal(signal.SIGTERM)
+            if await climb("SIGTERM", 1.0):
+                return steps
         if scopes is not None and self.scope:
             await scopes.kill(self.scope, signal.SIGKILL)
         self.process.kill()

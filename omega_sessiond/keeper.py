@@ -372,11 +372,12 @@ class Keeper:
         """End the host, with all steps that it took. At the farewell SIGTERM an idle one saves itself first."""
         await self._started(live)
         if live.session.link == "reconnecting":  # a host that can be asked ends sooner and in order
-            await _first(live.settled.wait(), hosts.ASK_SHARE * budget_s)
+            await _first(live.settled, live.load_begun, timeout_s=hosts.ASK_SHARE * budget_s)
             await self._started(live)
         if live.is_deleted and successor:  # no process may come after the last one
             raise SessionNotFound
         host, at_rest = live.host, live.session.is_at_rest
+        has_nothing = live.loading is not None  # what it is loading stays on the disk
         running = live.session.running
         if running is not None and running in live.work:
             live.work[running].interrupt_reason = reason
@@ -388,6 +389,7 @@ class Keeper:
             self.containment.scopes if host.scope else None,
             budget_s,
             at_rest=at_rest,
+            at_once=has_nothing,
             reason=farewell,
             # The next process has what this one would clear away.
             goes_on=reason in ("killed", "restored") and live.record.keep.checkpoint_id is not None,
@@ -402,9 +404,9 @@ class Keeper:
         return steps
 
     async def _started(self, live: Live) -> None:
-        """Wait for the start that is under way."""
-        while live.session.link == "starting":
-            await live.settled.wait()
+        """Wait for the start that is under way, or until it has a process that takes up its checkpoint."""
+        while live.session.link == "starting" and live.loading is None:
+            await _first(live.settled, live.load_begun)
 
     async def _replace(self, live: Live) -> None:
         """End a process whose state was replaced by a daemon that did not live to end it."""
@@ -564,7 +566,7 @@ class Keeper:
                     kept = hosts.record(process)
                     self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0
-                live.note = live.end_reason = None
+                live.note = live.end_reason = live.told_to_load = None
                 self._listen(live, host)
                 host.on_death = lambda exit: self.vault.unreachable(live)
                 await self.containment.enter(live, host)
@@ -582,12 +584,25 @@ class Keeper:
             await self._start_refused(live, host, error)
             return
         except OmegaError as error:
-            await self._start_failed(live, host, error)
+            exit = None if host is None else host.process.exit
+            if host is not None and exit is not None and self._has_ended_loading(live, host, exit):
+                self._begin_burial(live, exit)
+            else:
+                await self._start_failed(live, host, error)
             return
         self.vault.started(live)
         live.settled.set()
         if process.exit is not None:
             self._dead(live, host, process.exit)
+
+    def _has_ended_loading(self, live: Live, host: Host, exit: Exit) -> bool:
+        """Whether a process that was to take up a checkpoint was ended by that, or by request meanwhile: what waits is
+        for its successor, or has been cancelled."""
+        is_asked = live.end_reason is not None and live.told_to_load is not None
+        return is_asked or self._load_trouble(live, host, exit, host.bye) is not None
+
+    def _load_trouble(self, live: Live, host: Host | None, exit: Exit, bye: str | None) -> str | None:
+        return None if host is None else self.vault.load_trouble(live, host.describe_death(exit, bye, None), exit, bye)
 
     def beget(self, launch: Launch, limits: Limits) -> Host | None:
         """The host of a session that is about to be recorded, if a process waits to become one: it does so beside the
@@ -792,12 +807,18 @@ class Keeper:
         is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.stands_for(live, live.taken)
         if is_saved:
             reason = live.sleep_reason or reason
+        load_trouble = self._load_trouble(live, host, exit, bye)
+        if load_trouble is not None:
+            self.vault.refuse(live, load_trouble)
+            was_used = False  # the refusal says what is lost
+        elif live.record.keep.waking_from is not None and self.vault.current(live) is None:
+            was_used = True  # what it was to take up was given up meanwhile
         lost = self.vault.loss(live, reason) if was_used and not is_saved else live.record.lost
         keep = replace(live.record.keep, is_asleep=is_saved, waking_from=None, is_replaced=False)
         live.note = live.host = live.sleep_reason = None
         self.vault.unreachable(live)
         try:
-            gone = decide.HostGone(last_taken, is_saved)
+            gone = decide.HostGone(last_taken, is_saved, load_trouble is not None)
             self._apply(live, gone, host=None, host_seq=0, state_reason=reason, lost=lost, keep=keep)
         except JournalError:
             live.host = host
@@ -809,9 +830,11 @@ class Keeper:
             self.announce(live)
 
 
-async def _first(work: Coroutine[Any, Any, object], timeout_s: float) -> None:
-    """Wait for `work`, at most so long."""
+async def _first(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+    """Wait for one of them to be set, at most so long."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait_for(work, timeout_s)
-    except TimeoutError:
-        pass
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

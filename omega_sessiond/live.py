@@ -145,6 +145,12 @@ class Live(Struct, eq=False):
     saving: Saving | None = None
     save_timer: asyncio.TimerHandle | None = None
     loading: asyncio.Future[None] | None = None
+    load_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set as long as its process takes up a checkpoint: it can be ended, though its start is not done."""
+    told_to_load: str | None = None
+    """The checkpoint that we have told its present process to take up."""
+    is_overdue: bool = False
+    """That process has been ended, for it did not come to an end with it."""
     rested_at: float = 0.0
     next_save_at: float = 0.0
     tried_of: int = -1

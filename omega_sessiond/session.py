@@ -56,10 +56,13 @@ class HostDied(Struct, frozen=True):
 
 class HostGone(Struct, frozen=True):
     """The host is dead, and all it left behind has been read. It had begun every id up to `last_taken`; `is_saved`:
-    its whole state is in a checkpoint, and what it had not begun is for the next host, which has that state."""
+    its whole state is in a checkpoint, and what it had not begun is for the next host, which has that state.
+    `was_loading`: the state that it was to take up has ended it. It had begun nothing, and the next host, which gets no
+    state, is wanted as it was."""
 
     last_taken: int
     is_saved: bool = False
+    was_loading: bool = False
 
 
 class InputAsked(Struct, frozen=True):
@@ -225,9 +228,11 @@ class Session:
                 if self._last_meant is None:
                     self._last_meant = max([*self.queue, self.running or 0])
                 return []
-            case HostGone(last_taken, is_saved):
+            case HostGone(last_taken, is_saved, was_loading):
                 self.is_asleep = is_saved
-                return self._goes_on() if is_saved and not self.ending else self._gone(last_taken)
+                if self.ending or not (is_saved or was_loading):
+                    return self._gone(last_taken)
+                return self._goes_on(is_wanted=was_loading)
             case InputAsked(id):
                 self.waiting = self.running == id
                 return []
@@ -278,12 +283,13 @@ class Session:
             effects.append(Watch(self.running))
         return effects + self._advance()
 
-    def _goes_on(self) -> list[Effect]:
-        """The host has left at rest: it cannot have begun anything that has no result."""
+    def _goes_on(self, *, is_wanted: bool) -> list[Effect]:
+        """The host has left at rest: it cannot have begun anything that has no result. `is_wanted`: another shall
+        take its place, work or not."""
         if self.running is not None:
             self.queue.appendleft(self.running)
         self.link, self.running, self.waiting, self._last_meant = "absent", None, False, None
-        return self._start() if self.queue else []
+        return self._start() if self.queue or is_wanted else []
 
     def _gone(self, last_taken: int) -> list[Effect]:
         effects: list[Effect] = []

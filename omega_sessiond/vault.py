@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -19,10 +20,11 @@ from omega_sessiond import paths, usage
 from omega_sessiond.config import Settings
 from omega_sessiond.errors import CannotSave, HostFailed, JournalError, SessionBusy
 from omega_sessiond.frames import LoadedFrame, SavedFrame
-from omega_sessiond.host import Host
+from omega_sessiond.host import Death, Host
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Saving
 from omega_sessiond.messages import Checkpoint, Lost, SessionRestored, SnapshotRemoved, SnapshotTaken, iso, now
+from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
@@ -38,8 +40,17 @@ COST_FACTOR = 20
 SAVE_GRACE_S = 20.0
 """So long after the time that a save may take its process has told of it; one that has not is stopped or stuck."""
 
-LOAD_S = 120.0
-"""A process that has not taken up a checkpoint after this is taken for broken."""
+LOAD_FACTOR = 2
+"""Loading a checkpoint may take so many times what saving it may, and at least `host_start_s`. More keeps commands
+waiting for a load that hangs, less refuses a large state on a machine that is busy with waking others."""
+
+ENDING_S = 1.0
+"""A process that ends closes its connection a little before its end can be seen."""
+
+OTHERS_DOING = frozenset({None, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
+"""Signals that come from elsewhere, or from the kernel when memory is short, and not from what a process computes;
+None: nobody knows how it ended. A checkpoint that is blamed wrongly costs the session its variables until somebody
+restores them; one that is not costs another attempt."""
 
 COMMANDS_READ = 1000
 """How many commands are looked through for the names that a loss tells."""
@@ -260,25 +271,29 @@ class Vault:
             self._shelf.clear(live.record.id, frame.id)
 
     def _record_load(self, live: Live, frame: LoadedFrame) -> None:
-        keep, lost = live.record.keep, live.record.lost
-        before = [] if lost is None else [lost.reason]
-        if frame.reason is None:
-            keep = replace(keep, waking_from=None, resumed_from=frame.id)
-            taken_up = self._shelf.checkpoint(frame.id)
-            if taken_up is not None:
-                source = {"checkpoint": frame.id, "execution_id": taken_up.execution_id}
-                self._shelf.add_restore(live.record.id, now(), self._journal.last_begun(live.record.id), source)
-            if frame.lost:
-                names = lost.variables if lost is not None and isinstance(lost.variables, list) else []
-                why = [f"{name}: {reason}" for name, reason in sorted(frame.lost.items())[:NAMES_TOLD]]
-                lost = Lost(sorted({*names, *frame.lost}), "; ".join([*before, *why]))
-        else:
-            # The file stays, under a name: what hinders it may pass.
-            name = self._keep(live, frame.id, "refused", "not loaded", frame.reason)
-            keep = replace(keep, waking_from=None, resumed_from=None, checkpoint_id=None, trouble=frame.reason)
-            refusal = f"the checkpoint was not loaded and is kept as snapshot {name}: {frame.reason}"
-            lost = Lost("all", "; ".join([*before, refusal]))
+        if frame.reason is not None:
+            self._refuse(live, frame.id, frame.reason)
+            return
+        keep, lost = replace(live.record.keep, waking_from=None, resumed_from=frame.id), live.record.lost
+        taken_up = self._shelf.checkpoint(frame.id)
+        if taken_up is not None:
+            source = {"checkpoint": frame.id, "execution_id": taken_up.execution_id}
+            self._shelf.add_restore(live.record.id, now(), self._journal.last_begun(live.record.id), source)
+        if frame.lost:
+            before = [] if lost is None else [lost.reason]
+            names = lost.variables if lost is not None and isinstance(lost.variables, list) else []
+            why = [f"{name}: {reason}" for name, reason in sorted(frame.lost.items())[:NAMES_TOLD]]
+            lost = Lost(sorted({*names, *frame.lost}), "; ".join([*before, *why]))
         self._recorder.update(live, keep=keep, lost=lost)
+
+    def _refuse(self, live: Live, id: str, trouble: str) -> None:
+        """A checkpoint was not loaded. The file stays, under a name: what hinders it may pass."""
+        lost = live.record.lost
+        before = [] if lost is None else [lost.reason]
+        name = self._keep(live, id, "refused", "not loaded", trouble)
+        keep = replace(live.record.keep, waking_from=None, resumed_from=None, checkpoint_id=None, trouble=trouble)
+        refusal = f"the checkpoint was not loaded and is kept as snapshot {name}: {trouble}"
+        self._recorder.update(live, keep=keep, lost=Lost("all", "; ".join([*before, refusal])))
 
     def heard(self, live: Live, frame: SavedFrame | LoadedFrame) -> None:
         """What a host has said is committed."""
@@ -317,30 +332,63 @@ class Vault:
         """The checkpoint that a new host is to take up."""
         return None if self.current(live) is None else live.record.keep.checkpoint_id
 
+    @property
+    def load_s(self) -> float:
+        """How long a process may take over a checkpoint."""
+        return max(self._settings.host_start_s, LOAD_FACTOR * self._settings.save_budget_s)
+
     async def wake(self, live: Live, host: Host) -> None:
-        """Have the host take up what it is to take up, unless it has told of that already. Raises HostFailed, and
-        the JournalError that refused what it told."""
+        """Have the host take up what it is to take up, unless it has told of that already. One that takes too long
+        over it is ended. Raises HostFailed, and the JournalError that refused what it told."""
         id = live.record.keep.waking_from
         record = None if id is None else self._shelf.checkpoint(id)
         if id is None or record is None:
             return
         live.loading = asyncio.get_running_loop().create_future()
+        live.told_to_load, live.is_overdue = id, False
+        live.load_begun.set()
         host.load(id, record.sha256)
         try:
-            async with asyncio.timeout(LOAD_S):
+            async with asyncio.timeout(self.load_s):
                 await live.loading  # also when the connection ends, as it does when the process does
         except TimeoutError:
-            pass
+            live.is_overdue = True
+            host.process.kill()
         finally:
             live.loading = None
+            live.load_begun.clear()
         if live.refusal is not None:
             raise live.refusal
         if live.record.keep.waking_from is not None:
-            how = "ended" if host.process.exit is not None else "did not get through"
+            how = "ended" if await host.process.ended(ENDING_S) else "did not get through"
             raise HostFailed(
                 f"its process {how} while it loaded checkpoint {id}",
                 hint="'omegactl restart' starts afresh and keeps the checkpoint as a snapshot.",
             )
+
+    def load_trouble(self, live: Live, death: Death, exit: Exit, bye: str | None) -> str | None:
+        """Why the checkpoint is to be refused that a dead process was to take up: its loading has ended it. None when
+        it had told of that, was never told to, left in order, or was ended by somebody."""
+        id = live.record.keep.waking_from
+        if id is None or id != live.told_to_load or bye is not None or live.end_reason is not None:
+            return None
+        if live.is_overdue:
+            return f"it was not loaded within {self.load_s:g} s"
+        if exit.status is None and exit.signal in OTHERS_DOING:
+            return None
+        return f"its process ended while loading it ({death.reason.removeprefix('its process ended with ')})"
+
+    def refuse(self, live: Live, trouble: str) -> None:
+        """Keep the checkpoint that a process was to take up as a snapshot, and go on without it."""
+        id, before = live.record.keep.waking_from, live.record
+        assert id is not None
+        try:
+            with self._journal.atomic():
+                self._refuse(live, id, trouble)
+        except JournalError:
+            live.record = before
+            raise
+        log.warning("session %s: checkpoint %s was not loaded: %s", live.record.name, id, trouble)
 
     # ---- giving up ----
 

@@ -58,6 +58,21 @@ def test_command_that_comes_after_the_death_is_for_the_next_host() -> None:
     assert session.handle(HostStarted()) == [Begin(3)]
 
 
+def test_session_whose_state_ends_its_host_starts_without_it() -> None:
+    """What waits is for the next host, which comes though nothing waits; an end that was asked for is the end."""
+    session = Session([1, 2])
+    assert session.handle(StartAsked()) == [StartHost()]
+    session.handle(HostDied())
+    session.handle(Submitted(3))
+    assert session.handle(HostGone(0, was_loading=True)) == [StartHost()]
+    assert session.handle(HostStarted()) == [Begin(1)] and list(session.queue) == [2, 3]
+    session = Session()
+    session.handle(StartAsked())
+    assert session.handle(HostGone(0, was_loading=True)) == [StartHost()]
+    assert session.handle(EndAsked("killed")) == []
+    assert session.handle(HostGone(0, was_loading=True)) == [] and session.state == "dead"
+
+
 def test_hibernated_session_wakes_for_the_next_command() -> None:
     """Only an idle session falls asleep; what comes while it does is for its next host."""
     session = Session()

@@ -203,18 +203,6 @@ def test_daemon_that_is_killed_while_a_session_wakes(life: Life) -> None:
     assert life.value("work", "x") == 2
 
 
-def test_process_that_dies_while_it_wakes_is_told_and_the_checkpoint_stays(life: Life) -> None:
-    """A checkpoint whose loading kills the process starts no session; it is not forgotten either."""
-    deadly = when_saved(life, "__import__('os')._exit(3)")
-    life.run("work", f"class Deadly:\n    def __reduce__(self): return eval, ({deadly!r},)\nx = Deadly()")
-    save(life, "work")
-    id = life.session("work")["checkpoint"]["id"]
-    end_host(life, "work")
-    answer = life.execute("work", "1")
-    assert answer.status == 502 and "while it loaded checkpoint" in answer.json["error"], answer
-    assert life.session("work")["checkpoint"]["id"] == id
-
-
 def test_process_that_is_told_to_end_while_it_wakes(life: Life) -> None:
     """SIGTERM in the middle of loading (a shutdown): it leaves when it has loaded; what waited for it has the next."""
     held = Gate(life.place.base, "load")
