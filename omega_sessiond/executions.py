@@ -267,6 +267,12 @@ class Executions:
             if row.status not in UNFINISHED:
                 return self.stopped(live, id, [], True, f"It had ended already ({row.status}).")
         running = self._running(live)
+        if id is None and running is None and live.session.queue and self._is_starting(live):
+            id = live.session.queue[0]
+            self._keeper.handle(live, decide.Withdrawn(id, "user"))
+            return self.stopped(
+                live, id, [], True, "Its session is starting: it had not begun and has been taken back."
+            )
         if running is None or live.host is None:
             return self.stopped(live, id, [], True, "Nothing is running.")
         at = now()
@@ -291,6 +297,11 @@ class Executions:
         if live.session.running is not None:
             return live.work.get(live.session.running)
         return next((work for work in live.work.values() if work.record.status in ("running", "waiting_input")), None)
+
+    def _is_starting(self, live: Live) -> bool:
+        """Whether its process is not there yet, or still takes up its state: for a daemon that has found it at that,
+        too."""
+        return live.session.link == "starting" or live.loading is not None
 
     async def _ended(self, work: Work, wait_s: float) -> None:
         if work.record.status in UNFINISHED and wait_s > 0:

@@ -256,7 +256,8 @@ class CreateSession(CreateOptions, kw_only=True, frozen=True):
 
 
 class ExecuteRequest(_Request, frozen=True):
-    """`wait_s` bounds the reply, `timeout_s` the command. None is no bound. `max_output` is in bytes of `output`."""
+    """`wait_s` bounds the reply, `timeout_s` the command's run. None is no bound. `max_output` is in bytes of
+    `output`."""
 
     command: Annotated[str, Meta(min_length=1)]
     wait_s: Seconds | None = None

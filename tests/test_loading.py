@@ -171,6 +171,30 @@ def test_delete_of_a_session_that_loads(life: Life, held: Gate) -> None:
     assert life.get("/api/sessions") == []
 
 
+def test_interrupt_of_a_session_that_loads_takes_a_command_back(life: Life, held: Gate) -> None:
+    """It takes back the command it names, or the first that waits; the load goes on, and the others have its state."""
+    checkpoint, first = begin_waking(life, held)
+    named, last = life.begin("work", "x = 3"), life.begin("work", "x + 1")
+    assert life.post("/api/sessions/work/interrupt", {"execution_id": named})["execution"]["reason"] == "user"
+    stopped = life.post("/api/sessions/work/interrupt")
+    assert (stopped["execution"]["id"], stopped["steps"]) == (first, []) and "is starting" in stopped["note"]
+    held.open()
+    for id in (first, named):
+        assert (life.finished("work", id)["status"], life.finished("work", id)["reason"]) == ("cancelled", "user")
+    done = life.finished("work", last)
+    assert (done["result"], done["resumed_from"]) == ("2", checkpoint)
+    assert life.post("/api/sessions/work/interrupt")["note"] == "Nothing is running."
+
+
+def test_time_of_a_command_begins_with_it(life: Life, held: Gate) -> None:
+    """`timeout_s` does not count the time in which the command waits for the session's state."""
+    begin_waking(life, held)
+    id = life.begin("work", "x", timeout_s=0.01)
+    wait_until(lambda: life.execution("work", id)["status"] == "queued", "it waits")
+    held.open()
+    assert life.finished("work", id)["result"] == "1"
+
+
 def test_load_that_takes_too_long_is_refused(lives: Lives, held: Gate) -> None:
     """A load that hangs is ended after twice the time a save may take, and the checkpoint refused."""
     life = lives(save_budget_s=1, host_start_s=1)
