@@ -472,10 +472,17 @@ class Vault:
         if later:
             from omega_sessiond.changes import touched  # the grammar of Python is needed for a loss alone
 
-            names |= set().union(*(touched(row.command) for row in later))
+            covers = live.record.keep.covers
+            before = self._journal.last_executions(live.record.id, COMMANDS_READ, covers + 1)
+            changed, are_read = touched(
+                [row.command for row in later], [row.command for row in before if row.status == "ok"]
+            )
+            names |= changed
             first, last = later[0].id, later[-1].id
             span = f"command {first}" if first == last else f"commands {first} to {last}"
-            told.append(f"{span} ran after the checkpoint")
+            told.append(
+                f"{span} ran after the checkpoint" + ("" if are_read else ", too long to name all they changed")
+            )
         if record.obstacles:
             told.append("gone with it: " + ", ".join(record.obstacles))
         if not names and len(told) == 1:

@@ -93,6 +93,16 @@ def test_command_that_takes_the_process_along_is_named(life: Life) -> None:
     assert after["lost"]["variables"] == ["os", "y"]
 
 
+def test_loss_names_what_calls_were_given_and_no_modules(life: Life) -> None:
+    """What later commands handed to calls, or matched, may have changed; the modules that they called have not."""
+    life.run("work", "import heapq, random\ndef fill(items): items += [1]\nitems, h, kept = [], [], []")
+    life.post("/api/sessions/work/save")
+    life.run("work", "random.shuffle(items); heapq.heappush(h, 1); fill(items)")
+    life.run("work", "match [7, 8, 9]:\n  case [a, *rest]: print(kept)")
+    end_host(life, "work")
+    assert life.run("work", "items")["lost"]["variables"] == ["a", "h", "items", "rest"]
+
+
 def test_death_without_loss_says_only_where_it_resumed(life: Life) -> None:
     """When the checkpoint held everything, nothing is said to be lost."""
     life.run("work", "x = 1")
