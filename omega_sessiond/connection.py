@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import select
 import socket
 import sys
 from collections import Counter
@@ -64,9 +65,43 @@ class Receiver(HTTPMessageDelegate):
     """Whether the reply was not given in the turn of the loop that read the request."""
     replied_at: float | None
 
-    def gone(self) -> None:
-        """The client has left."""
+    def part(self, parting: Parting) -> None:
+        """The client says no more and may listen still: the reply goes this way, which is to be closed otherwise."""
         raise NotImplementedError
+
+    def gone(self) -> None:
+        """The client has left, or its connection has parted."""
+        raise NotImplementedError
+
+    def hung_up(self) -> None:
+        """The client of a connection that has parted has left."""
+        raise NotImplementedError
+
+
+class Parting:
+    """The socket of a client that has closed its half of a connection (shutdown(SHUT_WR), as `nc -N` and socat do),
+    from then on until it is answered. Tornado's stream knows one end alone, and would read the end of input for ever.
+    """
+
+    def __init__(self, hub: Hub, half_closed: socket.socket, door: Door) -> None:
+        self.door = door
+        self._hub = hub
+        self._socket: socket.socket | None = half_closed
+
+    def answer(self, reply: bytes) -> None:
+        """Send the reply, and close."""
+        if (taken := self._take()) is not None:
+            self._hub.linger(taken, self.door, reply, self._hub.patience_s)
+
+    def close(self) -> None:
+        if (taken := self._take()) is not None:
+            taken.close()
+
+    def _take(self) -> socket.socket | None:
+        taken, self._socket = self._socket, None
+        if taken is not None:
+            self._hub.forget_parting(self, taken)
+        return taken
 
 
 class Connection(IOStream):
@@ -101,6 +136,8 @@ class Connection(IOStream):
             return None
         finally:
             del buf  # or the exception's traceback keeps the buffer alive
+        if count == 0 and self.exchange is not None and self.exchange.replied_at is None:
+            self._hub.part(self.socket, self.door, self.exchange)
         self.has_read = True
         self.read_at = self._hub.time()
         return count
@@ -188,6 +225,10 @@ class Hub:
         self._serving: set[asyncio.Task[None]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._parted: dict[int, tuple[Parting, Receiver]] = {}
+        self._hang_ups: select.epoll | None = None
+        """Readable once one of those has been closed altogether. It watches for nothing else: a half-closed socket is
+        readable for ever, and would keep the loop's own selector awake."""
         # No time-outs of Tornado's: they cost a timer per request, and say nothing to the client.
         self._params = HTTP1ConnectionParameters(max_header_size=MAX_HEADER_BYTES, max_body_size=max_body_bytes)
 
@@ -320,21 +361,62 @@ class Hub:
                 now - connection.read_at > self._idle_s or now - connection.since > SLOWEST_BODY * self._idle_s
             ):
                 connection.refuse(RequestTimeout(f"The rest of the body did not come within {self._idle_s:g} s"))
-            elif exchange.replied_at is not None and now - exchange.replied_at > SLOWEST_BODY * self._idle_s:
+            elif exchange.replied_at is not None and now - exchange.replied_at > self.patience_s:
                 connection.close()  # it does not read its answer
         if self.connections:
             self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
 
-    def linger(self, detached: socket.socket, door: Door, reply: bytes) -> None:
+    @property
+    def patience_s(self) -> float:
+        """How long a client may take to read its answer."""
+        return SLOWEST_BODY * self._idle_s
+
+    def part(self, ended: socket.socket, door: Door, exchange: Receiver) -> None:
+        """Nothing more will come from `ended`, a socket that is about to be closed here. When its client has closed its
+        own half alone, the exchange is given the means to answer. Only a Unix socket tells the one from the other."""
+        if ended.family != socket.AF_UNIX or self.is_closing or not hasattr(select, "epoll"):
+            return
+        poll = select.poll()
+        poll.register(ended, 0)
+        if poll.poll(0):  # POLLHUP
+            return
+        try:
+            if self._hang_ups is None:
+                self._hang_ups = select.epoll()
+                self._loop.add_reader(self._hang_ups.fileno(), self._hung_up)
+            half_closed = ended.dup()
+        except OSError:  # no descriptor is left: it gets no answer
+            return
+        parting = Parting(self, half_closed, door)
+        self._parted[half_closed.fileno()] = parting, exchange
+        self._hang_ups.register(half_closed, 0)
+        self._held[door] += 1
+        exchange.part(parting)
+
+    def forget_parting(self, parting: Parting, taken: socket.socket) -> None:
+        """Watch it no more."""
+        del self._parted[taken.fileno()]
+        if self._hang_ups is not None:
+            self._hang_ups.unregister(taken)
+        self._held[parting.door] -= 1
+        self._resume()
+
+    def _hung_up(self) -> None:
+        assert self._hang_ups is not None
+        for descriptor, _ in self._hang_ups.poll(0):
+            if (parted := self._parted.get(descriptor)) is not None:  # else it has been answered in this very turn
+                parted[1].hung_up()
+
+    def linger(self, detached: socket.socket, door: Door, reply: bytes, patience_s: float = LINGER_S) -> None:
         """Send `reply` on a socket of ours, read what still comes, close it."""
-        task = self._loop.create_task(self._linger(detached, reply))
+        task = self._loop.create_task(self._linger(detached, reply, patience_s))
         self._lingering.add(task)
         self._held[door] += 1
         task.add_done_callback(partial(self._lingered, door))
 
-    async def _linger(self, detached: socket.socket, reply: bytes) -> None:
+    async def _linger(self, detached: socket.socket, reply: bytes, patience_s: float) -> None:
         try:
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(patience_s):
                 if reply:
                     await self._loop.sock_sendall(detached, reply)
                 detached.shutdown(socket.SHUT_WR)
@@ -374,6 +456,12 @@ class Hub:
             self._sweeper = None
         for connection in list(self.connections):
             connection.close()
+        for parting, _ in list(self._parted.values()):
+            parting.close()
+        if self._hang_ups is not None:
+            self._loop.remove_reader(self._hang_ups.fileno())
+            self._hang_ups.close()
+            self._hang_ups = None
         for task in self._lingering:
             task.cancel()
         await asyncio.gather(*self._lingering, return_exceptions=True)

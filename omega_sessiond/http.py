@@ -21,7 +21,7 @@ from tornado.iostream import StreamClosedError
 
 from omega_sessiond import decoding
 from omega_sessiond.config import Settings
-from omega_sessiond.connection import Connection, Hub, Receiver
+from omega_sessiond.connection import Connection, Hub, Parting, Receiver
 from omega_sessiond.errors import (
     BadRequest,
     BodyTooLarge,
@@ -226,6 +226,8 @@ class Exchange(Receiver):
         self._params: tuple[str, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._awaited: Awaited | None = None
+        self._parting: Parting | None = None
+        self._is_begun = self._is_stream = False
         self._ends_with_client = False
         self._watching = 0
         self._when_gone: Callable[[], None] | None = None
@@ -278,6 +280,7 @@ class Exchange(Receiver):
 
     def finish(self) -> None:
         self.is_reading_body = False
+        self._is_begun = True
         if self._refused is not None:
             self._send(_error_reply(self._refused))
             return
@@ -290,6 +293,12 @@ class Exchange(Receiver):
 
     def on_connection_close(self) -> None:
         self.gone()
+
+    def part(self, parting: Parting) -> None:
+        if self._is_stream:  # it is written as it is made, to Tornado's stream
+            parting.close()
+        else:
+            self._parting = parting
 
     # ---- the answer ----
 
@@ -306,6 +315,8 @@ class Exchange(Receiver):
         self._chunks.clear()
         answer = route.handler(self._front.service, Call(self._params, query, body, self._accept))
         if isinstance(answer, Stream):
+            self._is_stream = True
+            self._drop_parting()
             self._watch(answer.execution_id, answer.gone)
             self._start(self._stream(answer))
         elif isinstance(answer, Wait):
@@ -358,6 +369,7 @@ class Exchange(Receiver):
             await _close(found.chunks)
             self._done(200)
             return
+        self._is_stream = True
         self._watch(found.execution_id, found.gone)
         await self._stream(found)
 
@@ -403,12 +415,12 @@ class Exchange(Receiver):
         self._send(_error_reply(InternalError("The daemon failed to answer this")))
 
     def _send(self, reply: Reply) -> None:
-        connection = self._connection
-        if connection.closed() or self.replied_at is not None:
+        connection, parting = self._connection, self._parting
+        if (connection.closed() and parting is None) or self.replied_at is not None:
             self._done(reply.status)
             return
         lines = _head(reply.status, reply.content_type, len(reply.body), reply.headers)
-        if self._closes or self._front.is_stopping:
+        if self._closes or self._front.is_stopping or parting is not None:
             lines.append("Connection: close")
             connection.is_leaving = True
         elif self._is_1_0:
@@ -416,6 +428,10 @@ class Exchange(Receiver):
         data = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
         if self._method != "HEAD" and reply.body:
             data += reply.body
+        if parting is not None:
+            parting.answer(data)
+            self._done(reply.status)
+            return
         self._done(reply.status)
         if rest := connection.send_now(data):
             self._request.write(rest)
@@ -426,6 +442,7 @@ class Exchange(Receiver):
         self.replied_at = front.last_active_at = front.hub.time()
         self._connection.served += 1
         self._connection.has_read = False
+        self._drop_parting()
         self._unwatch()
         front.in_flight.discard(self)
         front.hub.changed.set()
@@ -433,6 +450,11 @@ class Exchange(Receiver):
         if log.isEnabledFor(logging.DEBUG):
             took_ms = (self.replied_at - self._connection.since) * 1000
             log.debug("%s %s: %d in %.1f ms", self._method, getattr(self._route, "path", "?"), status, took_ms)
+
+    def _drop_parting(self) -> None:
+        parting, self._parting = self._parting, None
+        if parting is not None:
+            parting.close()
 
     def _unwatch(self) -> bool:
         """Stop watching an execution; whether nobody watches it any more."""
@@ -450,6 +472,9 @@ class Exchange(Receiver):
         front = self._front
         if self not in front.in_flight:
             return
+        if self._parting is not None and self._is_begun:
+            return  # it waits for its answer still
+        self._drop_parting()
         if self._ends_with_client:
             if self._task is not None:
                 self._task.cancel()
@@ -461,3 +486,7 @@ class Exchange(Receiver):
             front.last_active_at = front.hub.time()
         elif self._task is None:
             front.in_flight.discard(self)
+
+    def hung_up(self) -> None:
+        self._drop_parting()
+        self.gone()
