@@ -13,9 +13,10 @@ import textwrap
 from collections.abc import Callable
 
 from omega_sessiond import __version__, config, paths
+from omega_sessiond.engines import Catalogue
 from omega_sessiond.errors import AlreadyRunning, OmegaError
 from omega_sessiond.journal import Journal
-from omega_sessiond.ownership import Lock, prepare
+from omega_sessiond.ownership import Lock, look, prepare
 
 ABOUT = """\
 Named, stateful REPL sessions that outlive their clients and their server. Usually nobody starts this: the first
@@ -55,25 +56,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--tcp", action="store_true", help="listen on 127.0.0.1:PORT too; every request there needs the bearer token"
     )
     parser.add_argument(
-        "--check", action="store_true", help="verify settings, directories and journal, print the findings as JSON"
+        "--check",
+        action="store_true",
+        help="verify settings, engine, directories and journal, print the findings as JSON; makes nothing",
     )
     return parser.parse_args(arguments)
 
 
 def check() -> int:
-    """Print what a start would trip over; 0 when nothing would."""
+    """Print what a start, or the first session, would trip over; 0 when nothing would. Looks, and makes nothing."""
     findings: list[dict[str, object]] = []
 
-    def attempt(name: str, work: Callable[[], str]) -> bool:
+    def attempt(name: str, work: Callable[[], str], *, prevents_start: bool = True) -> bool:
         try:
-            findings.append({"name": name, "ok": True, "detail": work(), "hint": ""})
+            findings.append({"name": name, "ok": True, "detail": work(), "hint": "", "prevents_start": False})
         except OmegaError as error:
-            findings.append({"name": name, "ok": False, "detail": error.message, "hint": error.hint})
+            finding = {"name": name, "ok": False, "detail": error.message, "hint": error.hint}
+            findings.append({**finding, "prevents_start": prevents_start})
             return False
         return True
 
     if attempt("settings", _check_settings):
         state_dir = config.load().state_dir
+        attempt("engine", _check_engine, prevents_start=False)
         if attempt("directories", lambda: _check_directories(state_dir)):
             attempt("journal", lambda: _check_journal(state_dir))
     is_well = all(finding["ok"] for finding in findings)
@@ -88,8 +93,19 @@ def _check_settings() -> str:
 
 
 def _check_directories(state_dir: str) -> str:
-    prepare(state_dir)
-    return f"{state_dir}, {paths.runtime_dir(state_dir)}"
+    prepare(state_dir, look)
+    places = (state_dir, paths.runtime_dir(state_dir))
+    return ", ".join(place if os.path.exists(place) else f"{place} (does not exist yet)" for place in places)
+
+
+def _check_engine() -> str:
+    """What sessions get that name no engine and no interpreter, as far as this environment tells."""
+    settings, env = config.load(), dict(os.environ)
+    catalogue = Catalogue(settings)
+    resolved = catalogue.resolve(settings.engine, None, env)
+    if settings.python:
+        catalogue.resolve("python", None, env)
+    return f"{settings.engine} ({resolved.python})" if resolved.python else settings.engine
 
 
 def _check_journal(state_dir: str) -> str:

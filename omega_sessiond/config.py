@@ -1,7 +1,7 @@
 """The settings: one frozen struct, read once, from which the help and the documentation are made.
 
-A value comes from the environment, else from the TOML file, else it is the default. Knows no other module but errors
-paths and presets; every wrong value ends in a ConfigError that names the place it stands in.
+A value comes from the environment, else from the TOML file, else it is the default. Knows no other module but errors,
+paths, presets and complaints; every wrong value ends in a ConfigError that names the place it stands in.
 """
 # Annotations are evaluated where they stand: as strings they would be compiled twice at every start.
 
@@ -19,7 +19,11 @@ from omega_sessiond.errors import ConfigError
 
 MIB = 1024 * 1024
 
+MODULE_PATTERN = r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"
+
 GATEWAY_URL = r"https?://[^/?#@\s]+(/[^?#\s]*)?"
+
+HELP_HINT = "omega-sessiond --help describes it."
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -125,7 +129,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = True
     preload: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$")]],
+        list[Annotated[str, Meta(pattern=MODULE_PATTERN)]],
         _setting(
             "Modules that sessions with the default interpreter begin with, such as numpy. One whose import starts "
             "threads or leaves files open is left out; GET /api/server and omegactl doctor say why."
@@ -297,6 +301,8 @@ def _refuse_of_others(file: str, status: os.stat_result) -> None:
 
 
 def _convert(values: dict[str, Any], place: str, *, strict: bool) -> Settings:
+    if isinstance(level := values.get("log_level"), str):
+        values["log_level"] = level.lower()
     known = Settings.__struct_fields__
     for name in values:
         if name not in known:
@@ -308,9 +314,30 @@ def _convert(values: dict[str, Any], place: str, *, strict: bool) -> Settings:
     try:
         return msgspec.convert(values, Settings, strict=strict)
     except msgspec.ValidationError as error:
-        text = str(error)
-        what, _, where = text.partition(" - at `$.")
-        name = where.rstrip("`") or ", ".join(values)
-        raise ConfigError(
-            f"Setting '{name}' in {place}: {what[:1].lower()}{what[1:]}", hint="omega-sessiond --help describes it."
-        ) from None
+        raise _explain(str(error), values, place, strict=strict) from None
+
+
+def _explain(message: str, values: dict[str, Any], place: str, *, strict: bool) -> ConfigError:
+    from omega_sessiond import complaints
+
+    what, _, where = message.partition(" - at `$.")
+    name = where.rstrip("`") or ", ".join(values)
+    head, bracket, rest = name.partition("[...]")
+    if head == "gateways" and bracket:  # which one, msgspec does not say
+        name = f"gateways.{_wrong_gateway(values[head], strict=strict)}{rest}"
+    said = complaints.about_setting(what, name, f" in {place}", {MODULE_PATTERN: "expected the name of a module"})
+    hint = HELP_HINT
+    if complaints.UNKNOWN.fullmatch(what):
+        hint = f"Known in a gateway's table: {', '.join(Gateway.__struct_fields__)}."
+    elif words := complaints.choices(typing.get_type_hints(Settings).get(name)):
+        hint = f"One of: {', '.join(words)}."
+    return ConfigError(said, hint=hint)
+
+
+def _wrong_gateway(tables: dict[str, Any], *, strict: bool) -> str:
+    for name, table in tables.items():
+        try:
+            msgspec.convert(table, Gateway, strict=strict)
+        except msgspec.ValidationError:
+            return name
+    return "*"

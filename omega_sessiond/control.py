@@ -169,7 +169,7 @@ class Background(NamedTuple):
         if self.target.state_dir is None:
             raise NotManaged("A daemon named by --socket can be stopped, but is started by nobody here", hint="")
         for found in findings():
-            if not found["ok"]:
+            if found.get("prevents_start", not found["ok"]):
                 raise ServiceFailed(
                     f"Not restarted, a new daemon could not start: {found['detail']}", hint=found["hint"]
                 )
@@ -244,7 +244,7 @@ def ask_server(target: Target) -> Json | None:
 
 def findings() -> list[Json]:
     """What `omega-sessiond --check` finds, run as this client would start the daemon: name, ok, detail and hint of each
-    thing looked at. Raises ServiceFailed where it cannot say."""
+    thing looked at, and whether it `prevents_start`. Raises ServiceFailed where it cannot say."""
     try:
         done = subprocess.run(
             [*daemon_command(), "--check"], stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_S

@@ -5,7 +5,6 @@ Knows msgspec and its messages; knows no connection and no route.
 
 from __future__ import annotations
 
-import re
 import typing
 from functools import cache
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Struct
 
+from omega_sessiond import complaints
 from omega_sessiond.errors import NAME_RULE, BadRequest, InvalidField, InvalidJson, UnknownField
 from omega_sessiond.messages import LABEL_FILTER_PATTERN, LABEL_KEY_PATTERN
 
@@ -21,16 +21,6 @@ T = TypeVar("T")
 
 SHOWN_CHARACTERS = 60
 """How much of a name that the client made up is repeated to it."""
-
-_KINDS = {
-    "str": "a string",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "object": "an object",
-    "array": "an array",
-    "null": "null",
-}
 
 _PATTERNS = {
     "^/": "expected an absolute path",
@@ -94,17 +84,17 @@ def _shown(name: str) -> str:
 
 
 def _explain(message: str, kind: type[Any], noun: str) -> BadRequest:
-    """msgspec's message as one of our errors. Its forms are held by tests: they are not promised."""
+    """msgspec's message as one of our errors."""
     what, _, place = message.rpartition(" - at ")
     if not what:
         what, place = message, ""
     is_key = place.startswith("`key` in ")
     path = place.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".").replace("[...]", ".*")
-    if missing := re.fullmatch(r"Object missing required field `(.*)`", what, re.DOTALL):
+    if missing := complaints.MISSING.fullmatch(what):
         return InvalidField(f"{noun} '{_join(path, missing[1])}' is missing")
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+    if unknown := complaints.UNKNOWN.fullmatch(what):
         return _unknown(unknown[1], path, kind, noun)
-    sentence = _sentence(what)
+    sentence = complaints.sentence(what, _PATTERNS, f"a name {NAME_RULE}")
     if not path:
         return InvalidJson(f"The body: {sentence}")
     choices = _choices_at(kind, path) if what.startswith("Invalid enum value") else []
@@ -118,31 +108,11 @@ def _choices_at(kind: type[Any], path: str) -> list[str]:
     """The words of which one may stand at `path`."""
     before, _, name = path.rpartition(".")
     owner = _struct_at(kind, before)
-    return _words(typing.get_type_hints(owner).get(name)) if owner is not None else []
-
-
-def _words(annotation: object) -> list[str]:
-    if typing.get_origin(annotation) is typing.Literal:
-        return list(typing.get_args(annotation))
-    return [word for part in typing.get_args(annotation) for word in _words(part)]
+    return complaints.choices(typing.get_type_hints(owner).get(name)) if owner is not None else []
 
 
 def _join(path: str, name: str) -> str:
     return _shown(f"{path}.{name}" if path else name)
-
-
-def _sentence(what: str) -> str:
-    """`Expected `str` of length >= 1` → expected a string of length >= 1."""
-
-    def spoken(match: re.Match[str]) -> str:
-        return " or ".join(_KINDS.get(word, word) for word in match[1].split(" | "))
-
-    if match := re.fullmatch(r"Expected `str` matching regex '(.*)'", what, re.DOTALL):
-        return _PATTERNS.get(match[1], f"a name {NAME_RULE}")
-    text = re.sub(r"`([a-z| ]+)`", spoken, what)
-    text = text.replace("Invalid enum value", "there is no choice")
-    text = text.replace("of length >= 1", "that is not empty")
-    return text[:1].lower() + text[1:]
 
 
 def _unknown(name: str, path: str, kind: type[Any], noun: str) -> UnknownField:

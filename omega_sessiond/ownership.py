@@ -43,10 +43,35 @@ def make_private(directory: str) -> None:
             pass
         status = os.lstat(directory)
     except OSError as error:
-        raise RuntimeDirError(
-            f"Cannot create {error.filename or directory}: {error.strerror}",
-            hint="Check the permissions and the file system of the directory above it.",
-        ) from None
+        raise _cannot_create(error.filename or directory, error.strerror) from None
+    _refuse_of_others(directory, status)
+
+
+def look(directory: str) -> None:
+    """What `make_private` would trip over, as far as can be seen; changes nothing. Raises RuntimeDirError."""
+    try:
+        status = os.lstat(directory)
+    except FileNotFoundError:
+        above = os.path.dirname(directory)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if not os.path.isdir(above):
+            raise _cannot_create(directory, f"{above} is not a directory") from None
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise _cannot_create(directory, f"{above} cannot be written to") from None
+    except OSError as error:
+        raise _cannot_create(directory, error.strerror) from None
+    else:
+        _refuse_of_others(directory, status)
+
+
+def _cannot_create(directory: str, why: str | None) -> RuntimeDirError:
+    return RuntimeDirError(
+        f"Cannot create {directory}: {why}", hint="Check the permissions and the file system of the directory above it."
+    )
+
+
+def _refuse_of_others(directory: str, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise RuntimeDirError(f"{directory} is a symbolic link", hint=f"Remove the link: rm {directory}")
     if not stat.S_ISDIR(status.st_mode):
@@ -63,8 +88,8 @@ def make_private(directory: str) -> None:
         )
 
 
-def prepare(state_dir: str) -> None:
-    """All directories of a daemon. Raises RuntimeDirError."""
+def prepare(state_dir: str, each: Callable[[str], None] = make_private) -> None:
+    """All directories of a daemon; `each` is what is done with one. Raises RuntimeDirError."""
     runtime_dir = paths.runtime_dir(state_dir)
     longest = max(paths.api_socket(state_dir), paths.host_socket(state_dir, "x" * 12), key=len)
     size = len(os.fsencode(longest))
@@ -75,7 +100,7 @@ def prepare(state_dir: str) -> None:
             hint="Set XDG_RUNTIME_DIR or SESSION_DIR to a shorter path.",
         )
     for directory in (state_dir, state_dir + "/sessions", runtime_dir, runtime_dir + "/hosts"):
-        make_private(directory)
+        each(directory)
 
 
 def find_hosts(state_dir: str) -> None:

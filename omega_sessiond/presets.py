@@ -182,11 +182,12 @@ def _convert(name: str, table: dict[str, Any]) -> LinePreset:
     try:
         preset = msgspec.convert(table, LinePreset)
     except msgspec.ValidationError as error:
+        from omega_sessiond import complaints
+
         what, _, where = str(error).partition(" - at `$")
         place = f"engines.{name}{where.rstrip('`')}"
-        raise ConfigError(
-            f"Setting '{place}': {what[:1].lower()}{what[1:]}", hint="docs/engines.md describes the fields."
-        ) from None
+        said = complaints.about_setting(what, place, "", {})
+        raise ConfigError(said, hint="docs/engines.md describes the fields.") from None
     _check_patterns(name, preset)
     return preset
 

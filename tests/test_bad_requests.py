@@ -640,13 +640,109 @@ def test_check_reports_as_json(place: Place) -> None:
 
     status, found = run()
     assert (status, found["ok"]) == (0, True)
-    assert [check["name"] for check in found["checks"]] == ["settings", "directories", "journal"]
+    assert [check["name"] for check in found["checks"]] == ["settings", "engine", "directories", "journal"]
+    assert not (place.state_dir / "sessions").exists(), "it looks, and makes nothing"
+    place.state_dir.mkdir(mode=0o700, exist_ok=True)
     (place.state_dir / "journal.db").write_bytes(b"not a database, but long enough to be looked at" * 50)
     status, found = run()
     assert (status, found["ok"]) == (1, False)
-    assert "journal.db" in found["checks"][2]["detail"]
-    assert found["checks"][2]["hint"]
+    assert "journal.db" in found["checks"][3]["detail"]
+    assert found["checks"][3]["hint"] and found["checks"][3]["prevents_start"]
     place.state_dir.chmod(0o755)
     status, found = run()
     assert status == 1
     assert "chmod 700" in found["checks"][-1]["hint"]
+
+
+UNPRIVILEGED = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+"""Root may write everywhere, unless it gives that up."""
+
+
+def checked(place: Place, settings: str) -> dict[str, dict[str, Any]]:
+    """What --check finds with this settings file, by name, in an environment without directories of its own."""
+    file = place.config_home / "omega-sessiond" / "config.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(settings)
+    env = {**place.env, "PYTHONPATH": str(CHECKOUT)}
+    command = [*UNPRIVILEGED, sys.executable, "-m", "omega_sessiond", "--check"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    found = json.loads(done.stdout)
+    assert done.returncode == (0 if found["ok"] else 1)
+    return {check["name"]: check for check in found["checks"]}
+
+
+def test_check_makes_nothing(place: Place) -> None:
+    """Directories that are not there yet are well where they can be made, and stay away; where they cannot, why is
+    said."""
+    before = sorted(place.base.rglob("*"))
+    found = checked(place, f'session_dir = "{place.base}/a/b"')["directories"]
+    assert found["ok"] and f"{place.base}/a/b (does not exist yet)" in found["detail"], found
+    made = set(place.base.rglob("*")) - set(before)
+    assert {path.name for path in made} <= {"omega-sessiond", "config.toml"}
+    (place.base / "file").write_text("")
+    for where in ("file/x", "file/x/y"):
+        found = checked(place, f'session_dir = "{place.base}/{where}"')["directories"]
+        assert not found["ok"] and found["prevents_start"]
+        assert found["detail"].startswith(f"Cannot create {place.base}/{where}: "), found
+    (place.base / "gone").symlink_to("/nowhere")
+    found = checked(place, f'session_dir = "{place.base}/gone/x"')["directories"]
+    assert f"{place.base}/gone is not a directory" in found["detail"]
+    (place.base / "closed").mkdir(mode=0o500)
+    found = checked(place, f'session_dir = "{place.base}/closed/x"')["directories"]
+    assert f"{place.base}/closed cannot be written to" in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "detail"),
+    [
+        ('engine = "nope"', "There is no engine 'nope' here"),
+        ('python = "/nope"', "There is no interpreter '/nope'"),
+        ('engine = "bash"\npython = "/nope"', "There is no interpreter '/nope'"),
+        ('engine = "jupyter:python3@nowhere"', "There is no gateway 'nowhere' in the settings"),
+    ],
+)
+def test_check_finds_what_no_session_could_be_made_with(place: Place, settings: str, detail: str) -> None:
+    """An engine or interpreter that is not here is found, in the words of a session's creation; the daemon starts."""
+    found = checked(place, settings)
+    assert (found["engine"]["ok"], found["engine"]["prevents_start"]) == (False, False)
+    assert found["engine"]["detail"].startswith(detail) and found["engine"]["hint"]
+    assert found["directories"]["ok"]
+    create = {"engine": "python"} if "bash" in settings else {}
+    with Daemon(place) as daemon:
+        answer = refused(daemon.post(EXECUTE, {"command": "1", "create": create}), 400, "engine_unavailable")
+    assert (answer["error"], answer["hint"]) == (found["engine"]["detail"], found["engine"]["hint"])
+
+
+WRONG_SETTINGS = {
+    "[gateways.g]\n": ("'gateways.g.url' in FILE is missing", "--help"),
+    '[gateways.a]\nurl = "http://h"\n[gateways.g]\nurl = 1': (
+        "'gateways.g.url' in FILE: expected a string, got a whole number",
+        "--help",
+    ),
+    '[gateways.g]\nurl = "http://h"\ntoken = "x"': ("'gateways.g.token' in FILE is unknown", "token_file"),
+    'log_level = "loud"': ("'log_level' in FILE: there is no choice 'loud'", "One of: debug, info, warning, error."),
+    'max_queue = "many"': ("'max_queue' in FILE: expected a whole number, got a string", "--help"),
+    "port = 70000": ("'port' in FILE: expected a whole number <= 65535", "--help"),
+    "fork_server = 1": ("'fork_server' in FILE: expected true or false, got a whole number", "--help"),
+    'tasks_max = "1G"': ("'tasks_max' in FILE: expected a whole number or null, got a string", "--help"),
+    'preload = ["numpy", "a-b"]': ("'preload[1]' in FILE: expected the name of a module", "--help"),
+    "[engines.x]\ncommand = 3": ("'engines.x.command': expected an array, got a whole number", "engines.md"),
+}
+"""A settings file, what is said of it, and a word of the remedy."""
+
+
+@pytest.mark.parametrize("settings", WRONG_SETTINGS)
+def test_check_says_what_is_wrong_with_a_setting(place: Place, settings: str) -> None:
+    """A wrong setting is named with its table, and what it takes is said in plain words."""
+    detail, hint = WRONG_SETTINGS[settings]
+    found = checked(place, settings)["settings"]
+    file = str(place.config_home / "omega-sessiond" / "config.toml")
+    assert (found["ok"], found["detail"].replace(file, "FILE")) == (False, f"Setting {detail}")
+    assert hint in found["hint"]
+
+
+def test_log_level_is_told_in_any_case(place: Place) -> None:
+    """As programs differ in how they write it."""
+    assert checked(place, 'log_level = "INFO"')["settings"]["ok"]
+    with Daemon(place, env={"LOG_LEVEL": "Warning"}) as daemon:
+        assert daemon.get("/api/server").json["settings"]["log_level"] == "warning"

@@ -130,6 +130,7 @@ def test_daemon_is_not_stopped_for_one_that_cannot_start(omegactl: Omegactl, pla
     for arguments in (("--no-start",), ("--socket", str(place.runtime_dir / "omega-sessiond" / "api.sock"))):
         assert omegactl("service", "restart", *arguments).code != 0
     assert json.loads(omegactl("service", "status", "--json").out)["server"]["pid"] == pid
+    file.write_text('engine = "nope"\n')  # hinders new sessions alone
     assert omegactl("service", "restart").code == 0
     assert json.loads(omegactl("service", "status", "--json").out)["server"]["pid"] != pid
 

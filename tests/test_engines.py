@@ -92,9 +92,9 @@ def test_interpreter_for_another_engine_is_refused() -> None:
     [
         ("Toy", {"command": ["sh"]}, "cannot be the name"),
         ("python", {"command": ["sh"]}, "cannot be the name"),
-        ("toy", {}, "missing required field `command`"),
+        ("toy", {}, "'engines.toy.command' is missing"),
         ("toy", {"command": []}, "engines.toy.command"),
-        ("toy", {"comand": ["sh"]}, "unknown field `comand`"),
+        ("toy", {"comand": ["sh"]}, "'engines.toy.comand' is unknown"),
         ("toy", {"command": "sh"}, "engines.toy.command"),
         ("toy", {"like": "nothing"}, "no shipped engine 'nothing'"),
     ],
