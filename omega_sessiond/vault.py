@@ -44,8 +44,8 @@ LOAD_FACTOR = 2
 """Loading a checkpoint may take so many times what saving it may, and at least `host_start_s`. More keeps commands
 waiting for a load that hangs, less refuses a large state on a machine that is busy with waking others."""
 
-ENDING_S = 1.0
-"""A process that ends closes its connection a little before its end can be seen."""
+ENDING_S = 3.0
+"""A process that ends closes its connection a little before its end can be seen, and before its parent has said how."""
 
 OTHERS_DOING = frozenset({None, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 """Signals that come from elsewhere, or from the kernel when memory is short, and not from what a process computes;
@@ -360,9 +360,12 @@ class Vault:
         if live.refusal is not None:
             raise live.refusal
         if live.record.keep.waking_from is not None:
-            how = "ended" if await host.process.ended(ENDING_S) else "did not get through"
+            await host.process.ended(None if live.is_overdue else ENDING_S)
+            exit = host.process.exit
+            how = "did not get through" if exit is None else "ended"
+            why = "" if exit is None else f": {host.describe_death(exit, host.bye, None).reason}"
             raise HostFailed(
-                f"its process {how} while it loaded checkpoint {id}",
+                f"its process {how} while it loaded checkpoint {id}{why}",
                 hint="'omegactl restart' starts afresh and keeps the checkpoint as a snapshot.",
             )
 

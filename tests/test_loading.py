@@ -110,7 +110,8 @@ def test_process_that_somebody_kills_while_it_loads_keeps_its_checkpoint(life: L
     """A SIGKILL from outside says nothing of the checkpoint: the next command takes it up."""
     checkpoint, id = begin_waking(life, held)
     os.kill(held.pid(), signal.SIGKILL)
-    assert life.finished("work", id)["status"] == "cancelled"
+    cancelled = life.finished("work", id)
+    assert cancelled["status"] == "cancelled" and "killed by SIGKILL" in cancelled["error"]["message"], cancelled
     held.open()
     after = life.run("work", "x")
     assert (after["result"], after["resumed_from"], after["lost"]) == ("1", checkpoint, None)
