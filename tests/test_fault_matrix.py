@@ -21,7 +21,7 @@ import pytest
 from caller import Json
 from conftest import unavailable
 from daemon import wait_until
-from gates import Asked, Gate
+from gates import Asked, Gate, loading
 from isolation import Place
 from life import Life, is_alive
 from smalldisk import SmallDisk
@@ -86,7 +86,7 @@ class Stage:
 
     def sleep_with_two(self, filler: str = "") -> None:
         """x = 2 is saved, no process has it, and loading it comes to the gate."""
-        self.begin_with_two(f"class Slow:\n    def __reduce__(self): return eval, ({self.gate.code!r},)\n{filler}")
+        self.begin_with_two(loading(self.gate.code) + filler)
         self.run("slow = Slow(); rest = bytes(1 << 20)")
         self.save()
         self.kept = 2
@@ -266,7 +266,7 @@ def forking(stage: Stage) -> None:
 def restoring(stage: Stage) -> None:
     """A new process loads the snapshot that was asked for; or what there is is being saved before."""
     stage.run(f"{ONE}; print('one')", "one\n")
-    stage.run(f"class Slow:\n    def __reduce__(self): return eval, ({stage.gate.code!r},)")
+    stage.run(loading(stage.gate.code))
     stage.run("slow = Slow(); rest = bytes(1 << 20)")
     stage.life.post(f"{WORK}/snapshots", {"name": "first"})
     if stage.is_saving:

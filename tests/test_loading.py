@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daemon import wait_until
-from gates import Asked, Gate
+from gates import Asked, Gate, loading
 from isolation import Place
 from life import Life
 
@@ -42,7 +42,10 @@ def fall_asleep(life: Life, name: str = "work") -> str:
 
 def begin_waking(life: Life, held: Gate) -> tuple[str, int]:
     """The session `work` with x = 1 takes up its checkpoint, for a command that waits: that checkpoint, the command."""
-    life.run("work", f"class Slow:\n    def __reduce__(self): return eval, ({held.code!r},)\nslow = Slow(); x = 1")
+    life.run(
+        "work",
+        loading(held.code) + "slow = Slow(); x = 1",
+    )
     checkpoint = fall_asleep(life)
     id = life.begin("work", "x")
     held.pid()
@@ -68,7 +71,7 @@ def test_checkpoint_whose_loading_ends_the_process_is_refused(life: Life, end: s
     """One attempt is enough: the command that woke the session runs without variables, as do those behind it, and its
     answer says why; the checkpoint stays as a snapshot."""
     define, how = DEADLY[end]
-    life.run("work", f"{define}\nclass Deadly:\n    def __reduce__(self): return end, ()\nx = Deadly()")
+    life.run("work", define + "\n" + loading("__import__('__main__').end()", "Deadly") + "x = Deadly()")
     checkpoint = fall_asleep(life)
     refused(life, life.run("work", "'x' in globals()"), checkpoint, f"its process ended while loading it ({how}")
     assert "while loading it" in life.session("work")["checkpoint"]["trouble"]
@@ -81,7 +84,7 @@ def test_checkpoint_whose_loading_ends_the_process_is_refused(life: Life, end: s
 def test_commands_that_wait_for_such_a_load_run(life: Life, held: Gate) -> None:
     """What is queued while the checkpoint is loaded that ends its process runs in order in the next one."""
     code = f"{held.code}, __import__('os')._exit(3)"
-    life.run("work", f"class Deadly:\n    def __reduce__(self): return eval, ({code!r},)\nx = Deadly()")
+    life.run("work", loading(code, "Deadly") + "x = Deadly()")
     checkpoint = fall_asleep(life)
     ids = [life.begin("work", code) for code in ("'x' in globals()", "y = 1", "y")]
     held.pid()
@@ -93,7 +96,7 @@ def test_commands_that_wait_for_such_a_load_run(life: Life, held: Gate) -> None:
 
 def test_restore_of_such_a_snapshot_says_so(life: Life) -> None:
     """The session is without variables then, lives, and what it had is a snapshot."""
-    life.run("work", "import os\nclass Deadly:\n    def __reduce__(self): return os._exit, (3,)\nx = Deadly()")
+    life.run("work", loading("__import__('os')._exit(3)", "Deadly") + "x = Deadly()")
     life.post("/api/sessions/work/snapshots", {"name": "deadly"})
     life.run("work", "x = 2")
     answer = life.call("POST", "/api/sessions/work/restore", {"snapshot": "deadly"})
@@ -121,7 +124,7 @@ def test_load_that_a_new_daemon_has_found_is_refused_too(life: Life, held: Gate)
     """How a process ended that another daemon has started nobody can tell; its checkpoint is refused at the next
     attempt at the latest."""
     code = f"{held.code}, __import__('os').abort()"
-    life.run("work", f"class Deadly:\n    def __reduce__(self): return eval, ({code!r},)\nx = Deadly()")
+    life.run("work", loading(code, "Deadly") + "x = Deadly()")
     checkpoint = fall_asleep(life)
     life.begin("work", "1")
     held.pid()
@@ -199,6 +202,6 @@ def test_time_of_a_command_begins_with_it(life: Life, held: Gate) -> None:
 def test_load_that_takes_too_long_is_refused(lives: Lives, held: Gate) -> None:
     """A load that hangs is ended after twice the time a save may take, and the checkpoint refused."""
     life = lives(save_budget_s=1, host_start_s=1)
-    life.run("work", f"class Slow:\n    def __reduce__(self): return eval, ({held.code!r},)\nx = Slow()")
+    life.run("work", loading(held.code) + "x = Slow()")
     checkpoint = fall_asleep(life)
     refused(life, life.run("work", "'x' in globals()"), checkpoint, "it was not loaded within 2 s")

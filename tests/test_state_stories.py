@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon import wait_until
-from gates import Gate
+from gates import Gate, loading
 from life import Life, gate, is_alive
 
 Lives = Callable[..., Life]
@@ -35,17 +35,6 @@ def end_host(life: Life, name: str, signum: int = signal.SIGKILL) -> None:
     pid = life.session(name)["pid"]
     os.kill(pid, signum)
     wait_until(lambda: life.session(name)["pid"] != pid, "the death is noticed")
-
-
-def when_saved(life: Life, code: str) -> str:
-    """Code that does nothing before `save`: what is saved is loaded once on trial."""
-    return f"__import__('os').path.exists({str(life.place.base / 'saved')!r}) and ({code})"
-
-
-def save(life: Life, name: str) -> None:
-    """Save a session for good."""
-    life.post(f"/api/sessions/{name}/save")
-    (life.place.base / "saved").touch()
 
 
 def test_changed_session_is_saved_while_idle(lives: Lives) -> None:
@@ -198,9 +187,8 @@ def test_checkpoint_that_is_damaged_is_refused_in_words(life: Life, harm: str) -
 def test_daemon_that_is_killed_while_a_session_wakes(life: Life) -> None:
     """The next daemon waits for the wake to end, and then the command that asked for it runs, once."""
     wait, fifo = gate(life.place)
-    loaded_later = f"class Slow:\n    def __reduce__(self): return eval, ({when_saved(life, wait)!r},)\n"
-    life.run("work", loaded_later + "slow = Slow(); x = 1")
-    save(life, "work")
+    life.run("work", loading(wait) + "slow = Slow(); x = 1")
+    life.post("/api/sessions/work/save")
     end_host(life, "work")
     life.begin("work", "x += 1")
     id = wait_until(lambda: [row["id"] for row in life.history("work")][1:], "it is queued")[0]
@@ -216,9 +204,8 @@ def test_daemon_that_is_killed_while_a_session_wakes(life: Life) -> None:
 def test_process_that_is_told_to_end_while_it_wakes(life: Life) -> None:
     """SIGTERM in the middle of loading (a shutdown): it leaves when it has loaded; what waited for it has the next."""
     held = Gate(life.place.base, "load")
-    loaded_later = f"class Slow:\n    def __reduce__(self): return eval, ({when_saved(life, held.code)!r},)\n"
-    life.run("work", loaded_later + "slow = Slow(); x = 1")
-    save(life, "work")
+    life.run("work", loading(held.code) + "slow = Slow(); x = 1")
+    life.post("/api/sessions/work/save")
     end_host(life, "work")
     waiting = life.begin("work", "x")
     leaving = held.pid()

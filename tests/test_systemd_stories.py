@@ -20,6 +20,7 @@ import units
 from caller import Remote
 from conftest import unavailable
 from daemon import wait_until
+from gates import loading
 from life import FOREVER, text
 from usermanager import UserManager
 
@@ -416,7 +417,7 @@ def test_sessions_outlive_a_reboot(test_user: str, test_venv: Path, in_order: bo
         load, fifo = realm.gate()
         mark = realm.file("loading")
         code = f"(open({str(mark)!r}, 'x').close(), {load}, None)"
-        slow = f"class Slow:\n    def __reduce__(self): return eval, ({code!r},)\nslow = Slow()"
+        slow = loading(code) + "slow = Slow()"
         for name in ("idle", "busy", "asking", "asleep", "waking"):
             realm.run(name, "x = 1" if name != "waking" else f"x = 1\n{slow}")
             realm.post(f"/api/sessions/{name}/save")
