@@ -12,8 +12,8 @@ import ast
 import builtins
 from collections.abc import Iterable, Sequence
 
-MOST_CHARACTERS = 256 * 1024
-"""Of all texts together that are read, the newest first. Reading so many takes about half a second, in which the daemon
+MOST_CHARACTERS = 128 * 1024
+"""Of all texts together that are read, the newest first. Reading so many takes up to a second, in which the daemon
 does nothing else; what is beyond is told to be unread."""
 
 HARMLESS = frozenset(
@@ -33,13 +33,17 @@ def touched(commands: Sequence[str], before: Sequence[str] = ()) -> tuple[set[st
     left = MOST_CHARACTERS
     texts: list[str | None] = []
     for text in [*reversed(commands), *reversed(before)]:
-        texts.append(text if len(text) <= left else None)
-        left -= min(len(text), left)
+        is_read = len(text) <= left
+        texts.append(text if is_read else None)
+        left -= len(text) if is_read else 0
     texts.reverse()
     imported: dict[str, str] = {}
     own: set[str] = set()
     found: set[str] = set()
     for number, source in enumerate(texts):
+        if source is None:  # nobody knows what it has bound
+            imported.clear()
+            continue
         reading = _read(source)
         same = {name for name, origin in reading.imported.items() if imported.get(name) == origin} - reading.bound
         if number >= len(before):
@@ -64,10 +68,10 @@ class _Reading:
         self.imported: dict[str, str] = {}
 
 
-def _read(text: str | None) -> _Reading:
+def _read(text: str) -> _Reading:
     reading = _Reading()
     try:
-        _visit([] if text is None else ast.parse(text).body, reading)
+        _visit(ast.parse(text).body, reading)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # no Python, or nested beyond measure
         pass
     return reading

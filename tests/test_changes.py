@@ -86,7 +86,7 @@ def test_texts_are_read_up_to_a_bound() -> None:
     into variables that may be modules."""
     long = "x = 1\n" * (MOST_CHARACTERS // 6 + 1)
     begun = time.monotonic()
-    assert touched([long, "y = 1"]) == ({"y"}, False)
+    assert touched(["z = 1", long, "y = 1"]) == ({"y", "z"}, False)
     assert touched(["y.f()", "z = 1"], ["import y", long]) == ({"y", "z"}, True)
     assert touched(["(" * 150 + "x" + ")" * 150, "-" * 5000 + "x", "x" + ".a" * 20000 + " = 1", "z = 1"])[0] >= {"z"}
     assert time.monotonic() - begun < 10
