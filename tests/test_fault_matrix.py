@@ -87,7 +87,7 @@ class Stage:
     def sleep_with_two(self, filler: str = "") -> None:
         """x = 2 is saved, no process has it, and loading it comes to the gate."""
         self.begin_with_two(loading(self.gate.code) + filler)
-        self.run("slow = Slow(); rest = bytes(1 << 20)")
+        self.run("slow = Slow(); rest = [bytes(1 << 20)]")
         self.save()
         self.kept = 2
         self.end_process()
@@ -267,7 +267,7 @@ def restoring(stage: Stage) -> None:
     """A new process loads the snapshot that was asked for; or what there is is being saved before."""
     stage.run(f"{ONE}; print('one')", "one\n")
     stage.run(loading(stage.gate.code))
-    stage.run("slow = Slow(); rest = bytes(1 << 20)")
+    stage.run("slow = Slow(); rest = [bytes(1 << 20)]")
     stage.life.post(f"{WORK}/snapshots", {"name": "first"})
     if stage.is_saving:
         stage.run(f"class Slow:\n    def __reduce__(self): {stage.saving.code}; return int, ()\nslow = Slow()")
