@@ -17,11 +17,26 @@ EXECUTED = b'"result":"2"'
 
 SESSIONS = 8
 
-GATEWAY = {"best case": 5200 / 152, "plain case": 48_000 / 152}
+SET_AT_US = 152
+"""An echo on the machine where other programs were measured and the goals in milliseconds were set. On another one
+these are what they are in echoes."""
+
+GATEWAY = {"best case": 5200 / SET_AT_US, "plain case": 48_000 / SET_AT_US}
 """Jupyter Kernel Gateway 3.0.1's warm `1+1`, in echoes of the run it was measured in: with TCP_QUICKACK, and plain."""
 
 JUPYTER_PER_S = 136 / 6400
 """Jupyter Server 2.21.1's executes a second at 8 kernels, as a share of the echo's requests a second."""
+
+
+def echo_us(site: Site, effort: Effort) -> float:
+    """An echo here and now, in microseconds."""
+    with site.echo() as path, Client(path) as echo:
+        return statistics.median(echo.time_of(ECHO, ECHOED) for _ in range(effort.count(500, 2)))
+
+
+def in_echoes(name: str, median_ms: float, echo: float, goal_ms: float) -> Judged:
+    """A time as a multiple of the echo, held to what the goal is as one."""
+    return Judged(f"{name} / echo", median_ms * 1000 / echo, [Goal("goal", goal_ms * 1000 / SET_AT_US)])
 
 
 def execute(name: str) -> bytes:
