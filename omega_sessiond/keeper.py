@@ -392,7 +392,7 @@ class Keeper:
             at_once=has_nothing,
             reason=farewell,
             # The next process has what this one would clear away.
-            goes_on=reason in ("killed", "restored") and live.record.keep.checkpoint_id is not None,
+            goes_on=reason in ("killed", "restored") and self.vault.is_whole(live),
         )
         while live.host is host:  # until what it left is read and its place is clear
             if live.refusal is not None and self.is_stopping:  # nobody tries it again

@@ -47,10 +47,12 @@ waiting for a load that hangs, less refuses a large state on a machine that is b
 ENDING_S = 3.0
 """A process that ends closes its connection a little before its end can be seen, and before its parent has said how."""
 
-OTHERS_DOING = frozenset({None, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
-"""Signals that come from elsewhere, or from the kernel when memory is short, and not from what a process computes;
-None: nobody knows how it ended. A checkpoint that is blamed wrongly costs the session its variables until somebody
-restores them; one that is not costs another attempt."""
+OWN_DOING = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
+)
+"""Signals by which a process ends for what it computes; others come from elsewhere, or from the kernel when memory is
+short. A checkpoint that is blamed wrongly costs the session its variables until somebody restores them; one that is not
+costs another attempt."""
 
 COMMANDS_READ = 1000
 """How many commands are looked through for the names that a loss tells."""
@@ -377,7 +379,7 @@ class Vault:
             return None
         if live.is_overdue:
             return f"it was not loaded within {self.load_s:g} s"
-        if exit.status is None and exit.signal in OTHERS_DOING:
+        if exit.status is None and exit.signal not in OWN_DOING:
             return None
         return f"its process ended while loading it ({death.reason.removeprefix('its process ended with ')})"
 

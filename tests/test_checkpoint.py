@@ -587,22 +587,25 @@ def test_loading_finds_what_it_needs(hosts: Hosts) -> None:
 
 def test_what_cannot_be_imported_any_more_costs_what_uses_it(hosts: Hosts) -> None:
     """A function that was renamed, a module that is gone: what held them is named, and the rest comes back."""
-    files = {"helpers.py": "def load(): return 1\nclass Thing: pass", "going.py": "class Gone: pass"}
-    host = hosts(files=files)
+    host = hosts(files={"helpers.py": "def load(): return 1\nclass Thing: pass", "going.py": "class Gone: pass"})
     host.run(
         "import going\nfrom helpers import load, Thing\n"
-        "parts = {'load': load, 'n': 7}; thing = Thing(); gone = going.Gone(); x = 5"
+        "parts = {'load': load, 'n': 7}; thing = Thing(); gone = going.Gone(); other = going.Gone(); x = 5\n"
+        "again, deep, modules = load, [[parts]], [going]\n"
+        "class Late(going.Gone): pass\n"
+        "def call(what=load): return x\n"
     )
     saved = save(host)
-    successor = hosts(files={"helpers.py": "def read(): return 1\nclass Thing: pass"})
     os.unlink(host.work / "going.py")
     (host.work / "helpers.py").write_text("def read(): return 1\nclass Thing: pass")
+    successor = hosts()
     loaded = move(host, successor, saved)
     assert loaded["reason"] is None
-    assert set(loaded["lost"]) == {"going", "load", "gone"} and "helpers.load" in loaded["lost"]["load"]
-    assert (
-        successor.run("x, parts['n'], type(thing).__module__, 'load' in globals()").value == "(5, 7, 'helpers', False)"
-    )
+    whole, in_part = {"going", "load", "again", "gone", "other"}, {"parts", "deep", "modules", "Late", "call"}
+    assert set(loaded["lost"]) == whole | in_part and "helpers.load" in loaded["lost"]["load"]
+    assert all(loaded["lost"][name].startswith("in part: ") for name in in_part - {"modules", "Late"})
+    assert successor.run("x, parts['n'], type(thing).__module__, call()").value == "(5, 7, 'helpers', 5)"
+    assert successor.run(f"[name for name in {sorted(whole)!r} if name in globals()]").value == "[]"
 
 
 @pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS.keys())
@@ -656,6 +659,69 @@ def test_settings_of_the_process_come_back(hosts: Hosts) -> None:
     assert (saved["left_out"], loaded["lost"]) == ({}, {})
     assert host.run("os.umask(0o022), time.tzname[0], time.localtime(0).tm_hour").value == "(63, 'JST', 9)"
     assert host.run("sys.getrecursionlimit(), sys.argv").value == "(5000, ['me', '-x'])"
+
+
+def test_one_value_that_cannot_be_loaded_costs_no_other(hosts: Hosts) -> None:
+    """What shares with it, what calls its class's base by name, what is keyed by members of an enumeration: all of it
+    loads, as it will without the one that does not."""
+    code = (
+        "from enum import Enum\n"
+        "class Bad(Exception):\n  def __init__(self, a, b): super().__init__(a)\n"
+        "class Base:\n  def __setstate__(self, state): self.__dict__.update(state)\n"
+        "class Kept(Base):\n  def __setstate__(self, state): super(Kept, self).__setstate__(state)\n"
+        "class Col(Enum):\n  R = 1\n"
+        "TABLE = {Col.R: 'red'}\n"
+        "class Looks:\n  def __init__(self): self.col = Col.R\n"
+        "  def __setstate__(self, state): self.name = TABLE[state['col']]\n"
+        "bad, kept, looks = Bad(1, 2), Kept(), Looks(); kept.n = 4; shared = [1, 2]; both = [shared, shared]\n"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"bad"}, {})
+    assert host.run("kept.n, looks.name, both[0] is shared").value == "(4, 'red', True)"
+
+
+@pytest.mark.parametrize("ignores", ["signal.SIGCHLD", "signal.SIGUSR2"])
+def test_signals_that_are_ignored(hosts: Hosts, ignores: str) -> None:
+    """A session that ignores its children's ends is saved as any other, and goes on ignoring what it ignored."""
+    host, saved, loaded = wake(hosts, f"import signal\nsignal.signal({ignores}, signal.SIG_IGN); x = 5")
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run(f"x, signal.getsignal({ignores}) is signal.SIG_IGN").value == "(5, True)"
+
+
+def test_values_that_pretend_to_be_others(hosts: Hosts) -> None:
+    """A proxy whose `__class__` raises is left out by name."""
+    host, saved, loaded = wake(hosts, "import weakref\nclass A: pass\na = A(); p = weakref.proxy(a); del a; x = 5")
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"p"}, {})
+    assert host.run("x").value == "5"
+
+
+def test_what_modules_have_one_of(hosts: Hosts) -> None:
+    """Only what has no state is taken from the module again; what has some comes back with it."""
+    helpers = (
+        "class Registry(dict): pass\nREG = Registry()\n"
+        "class Pt:\n  __slots__ = ('x', 'y')\n  def __init__(self, x, y): self.x, self.y = x, y\n"
+        "ORIGIN = Pt(0, 0)\n"
+        "class Api: pass\n"
+        "def api():\n  global _api\n  _api = Api()\n  return _api\n"
+        "NOTHING = Api()\n"
+    )
+    host = hosts(files={"helpers.py": helpers})
+    host.run("import helpers\nfrom helpers import *\nREG['a'] = 1; ORIGIN.x = 7; client = helpers.api(); x = 5")
+    saved = save(host)
+    assert (saved["reason"], saved["left_out"]) == (None, {})
+    successor = hosts(files={"helpers.py": helpers})
+    loaded = move(host, successor, saved)
+    assert (loaded["reason"], loaded["lost"]) == (None, {})
+    assert successor.run("REG, ORIGIN.x, type(client).__name__, NOTHING is helpers.NOTHING").value == (
+        "({'a': 1}, 7, 'Api', True)"
+    )
+
+
+def test_low_recursion_limit(hosts: Hosts) -> None:
+    """A limit that loading would not keep to is in force afterwards."""
+    host, saved, loaded = wake(hosts, "import sys\nx = [[[[1]]]]; sys.setrecursionlimit(80)")
+    assert (saved["left_out"], loaded["lost"]) == ({}, {})
+    assert host.run("x, sys.getrecursionlimit()").value == "([[[[1]]]], 80)"
 
 
 def test_handlers_of_signals_come_back(hosts: Hosts) -> None:

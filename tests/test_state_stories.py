@@ -337,6 +337,15 @@ def test_end_of_a_process_whose_state_goes_on_clears_nothing_away(life: Life) ->
     assert life.value("work", "int(os.path.isdir(kept.name))") == 1
 
 
+def test_end_of_a_process_whose_state_is_lost_runs_its_exit_functions(life: Life) -> None:
+    """What `kill` ends for good is ended in order."""
+    mark = life.place.base / "mark"
+    life.run("work", f"import atexit, pathlib\natexit.register(pathlib.Path({str(mark)!r}).touch); g = (i for i in ())")
+    life.post("/api/sessions/work/save")
+    life.post("/api/sessions/work/kill")
+    assert mark.exists()
+
+
 def test_exception_that_cannot_be_loaded_costs_itself_alone(lives: Callable[..., Life]) -> None:
     """It is named when the session is saved, which then is not saved whole, and so keeps its process."""
     life = lives(save_interval_ms=100, hibernate_after_s=0.2)

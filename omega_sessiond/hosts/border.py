@@ -31,6 +31,9 @@ copy of this very program from the same place."""
 _handlers: Dict[int, Handler] = {}
 """What the user wants done at a signal, as signal.getsignal() tells it, where `_caught` stands in for it."""
 
+_plain: Dict[int, Handler] = {}
+"""Where the user has set a signal to be ignored, or to do what it does by default."""
+
 _real_signal = signal.signal
 _real_getsignal = signal.getsignal
 _gettrace, _settrace = sys.gettrace, sys.settrace
@@ -222,18 +225,20 @@ def _signal(signalnum: int, handler: Handler) -> Handler:
     elif plain and not (signum == signal.SIGINT and handler == signal.SIG_DFL):
         _real_signal(signalnum, handler)
         _handlers.pop(signum, None)
+        _plain[signum] = handler
         return previous
     else:
         # SIGINT by default would end the process and every variable with it: here it interrupts.
         _real_signal(signalnum, _caught if plain or callable(handler) else handler)
     _handlers[signum] = handler
+    _plain.pop(signum, None)
     return previous
 
 
 def handlers() -> Dict[int, Handler]:
-    """What the user wants done at signals, by number."""
+    """What the user has set to be done at signals, by number."""
     usual = (signal.SIGINT, signal.default_int_handler)
-    return {signum: handler for signum, handler in _handlers.items() if (signum, handler) != usual}
+    return {signum: what for signum, what in {**_plain, **_handlers}.items() if (signum, what) != usual}
 
 
 def _getsignal(signalnum: int) -> Handler:

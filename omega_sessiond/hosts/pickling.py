@@ -12,6 +12,7 @@ import io
 import os
 import sys
 import types
+from copyreg import _slotnames  # type: ignore[attr-defined]
 from enum import EnumMeta
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
@@ -30,7 +31,7 @@ REASON_CHARS = 300
 ANONYMOUS = "<dynamic-code>"
 """What cloudpickle calls the file of every code object."""
 
-OF_MEMBERS = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_", "_hashable_values_", "__doc__"))
+OF_MEMBERS = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_", "_hashable_values_"))
 """What every member of an enumeration has, and is given when it is made."""
 
 Namespace = Dict[str, Any]
@@ -38,6 +39,9 @@ Namespace = Dict[str, Any]
 stand_ins: Dict[int, Tuple[Any, Any, str]] = {}
 """What the host has put in the place of Python's own, by its identity, which is nobody else's as long as it is held
 here; and module and name, under which the next process has another."""
+
+HEAP_TYPE = 1 << 9
+"""Of a class that a class statement made. Source: CPython, Py_TPFLAGS_HEAPTYPE."""
 
 CACHED = functools._lru_cache_wrapper
 
@@ -64,12 +68,13 @@ def lend(directory: str) -> types.ModuleType:
     finally:
         sys.path = path
         del sys.modules[LENT_NAME]
-    _lend_enum_setter(module)
+    _lend_makers(module)
     return module
 
 
-def _lend_enum_setter(cloudpickle: Any) -> None:
-    """Put beside cloudpickle's own what fills the enumerations it makes: pickles name it there."""
+def _lend_makers(cloudpickle: Any) -> None:
+    """Put beside cloudpickle's own makers two of ours, for pickles to name: what fills the enumerations it makes, and
+    what finds the one of its kind that a module has."""
 
     def _omega_fill_enum(made: Any, state: Any) -> Any:
         state_of_class, attributes = state
@@ -78,8 +83,13 @@ def _lend_enum_setter(cloudpickle: Any) -> None:
             vars(made._member_map_[name]).update(values)
         return made
 
-    _omega_fill_enum.__module__, _omega_fill_enum.__qualname__ = LENT_NAME, "_omega_fill_enum"
-    cloudpickle._omega_fill_enum = _omega_fill_enum
+    def _omega_the_one(kind: Any, name: str) -> Any:
+        one = getattr(sys.modules.get(kind.__module__), name, None)
+        return one if type(one) is kind else kind.__new__(kind)
+
+    for function in (_omega_fill_enum, _omega_the_one):
+        function.__module__, function.__qualname__ = LENT_NAME, function.__name__
+        setattr(cloudpickle, function.__name__, function)
 
 
 class TheNamespace:
@@ -96,16 +106,24 @@ class ThePath:
         return getattr, (sys, "path")
 
 
-class _Sink(io.RawIOBase):
-    """Takes everything and keeps nothing: to see whether something can be pickled."""
+class _Full(Exception):
+    """More than there should be."""
 
-    size = 0
+
+class _Sink(io.RawIOBase):
+    """Takes so much and keeps nothing: to see whether something can be pickled."""
+
+    def __init__(self, most: int = sys.maxsize) -> None:
+        self.size = 0
+        self._most = most
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         self.size += len(data)
+        if self.size > self._most:
+            raise _Full
         return len(data)
 
     def tell(self) -> int:
@@ -160,6 +178,9 @@ class _Singletons:
         plain = kind.__reduce_ex__ is usual.__reduce_ex__ and kind.__reduce__ is usual.__reduce__
         home = sys.modules.get(kind.__module__) if plain and type(kind.__module__) is str else None
         if type(home) is not types.ModuleType or kind.__module__ in ("__main__", "builtins"):
+            return {}
+        is_pure = all(base is object or base.__flags__ & HEAP_TYPE for base in kind.__mro__)  # no dict, no list
+        if not is_pure or _slotnames(kind):
             return {}
         return {id(value): name for name, value in vars(home).items() if type(value) is kind and name.isidentifier()}
 
@@ -226,7 +247,7 @@ def _make_pickler(cloudpickle: Any, namespace: Namespace, spaces: List[Namespace
                 if isinstance(obj, EnumMeta) and by_name(obj) is None:
                     return remake_enum(obj, *super().reducer_override(obj))
             elif name := singletons.name_of(obj):
-                return getattr, (sys.modules[type(obj).__module__], name)
+                return cloudpickle._omega_the_one, (type(obj), name)
             return super().reducer_override(obj)
 
         def _dynamic_function_reduce(self, func: Any) -> Any:
@@ -280,10 +301,17 @@ class Writing:
         out.seek(self._start)
         return out
 
-    def alone(self, variables: Namespace) -> BinaryIO:
-        """Some of them as a file in memory."""
+    def small(self, variables: Namespace, most: int) -> BinaryIO:
+        """Those that take no more than so many bytes each, as a file in memory."""
+        kept = {}
+        for name, value in variables.items():
+            try:
+                self._dump(_Sink(most), {name: value})
+            except _Full:
+                continue
+            kept[name] = value
         out = io.BytesIO()
-        self._dump(out, variables)
+        self._dump(out, kept)
         out.seek(0)
         return out
 
@@ -327,7 +355,7 @@ Find = Callable[[Callable[[str, str], Any], str, str], Any]
 class Reading:
     """The variables of a file one after the other, each with its name."""
 
-    def __init__(self, file: BinaryIO, find: Find) -> None:
+    def __init__(self, file: BinaryIO, find: Find, begin: Callable[[str], object] = str) -> None:
         pickle: Any = border.import_late("_pickle")
 
         class Unpickler(pickle.Unpickler):  # type: ignore[misc]
@@ -335,6 +363,7 @@ class Reading:
                 return find(super().find_class, module, name)
 
         self._unpickler = Unpickler(file)
+        self._begin = begin
         self.name = ""
         """Of the one that is being read."""
 
@@ -344,6 +373,7 @@ class Reading:
             if name is None:
                 return
             self.name = name
+            self._begin(name)
             yield name, self._unpickler.load()
 
     def together(self) -> Namespace:

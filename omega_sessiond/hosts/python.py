@@ -387,7 +387,7 @@ class PythonEngine:
         vars(builtins).pop(variables.LAST, None)
 
     def save(self, file: str, lent: str, budget_s: float) -> Saved:
-        return variables.save(file, self.namespace, {"flags": self._flags & _FUTURES}, lent)
+        return variables.save(file, self.namespace, {"flags": self._flags & _FUTURES}, lent, budget_s)
 
     def load(self, file: str, lent: str) -> Dict[str, str]:
         extra, lost = border.run_user(variables.load, file, self.namespace, lent)

@@ -74,11 +74,6 @@ class Surroundings:
         sys.argv = list(self.arguments)
         if self.umask is not None:
             os.umask(self.umask)
-        if self.recursion_limit is not None:
-            try:
-                sys.setrecursionlimit(self.recursion_limit)
-            except RecursionError:
-                pass  # it is lower than we stand here
         linecache.cache.update(self.sources)
         for name in self.submodules:  # `import a.b` binds `a` alone
             if name not in sys.modules:
@@ -94,7 +89,12 @@ class Surroundings:
         return lost
 
     def settle(self) -> None:
-        """All modules have been found."""
+        """All has been loaded."""
+        if self.recursion_limit is not None:
+            try:
+                sys.setrecursionlimit(self.recursion_limit)
+            except RecursionError:
+                pass  # it is lower than we stand here
         sys.path[:] = [entry for entry in sys.path if entry not in self.places]
 
 

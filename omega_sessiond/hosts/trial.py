@@ -4,15 +4,14 @@ trial, in a child, for whatever that does is not to be done here.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 import select
 import signal
 import sys
+import time
 import types
 from json import dumps, loads
-from types import MappingProxyType
-from typing import Any, BinaryIO, Callable, Dict, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional, Tuple
 
 from omega_sessiond.hosts.pickling import LENT_NAME, Namespace, Reading, Writing, reason_of
 
@@ -20,101 +19,126 @@ TRIED_BYTES, TRIED_ALONE_BYTES = 64 << 20, 1 << 20
 """A file up to this size is read on trial as a whole; of a larger one, the variables up to that size."""
 
 TRIAL_S = 10.0
-"""What takes longer to be loaded is left out: it may wait for something that never comes."""
+"""A variable that takes longer to be loaded is left out: it may wait for something that never comes."""
+
+
+class Refused(NamedTuple):
+    """A variable that cannot be loaded, and why."""
+
+    name: str
+    reason: str
 
 
 class Trial:
-    """Loads what was written as the next process will, as far as that can be seen from here: in a child, for whatever
-    it does is not to be done here."""
+    """Loads what was written as the next process will: no later than at `deadline`, by time.monotonic()."""
 
-    def __init__(self, cloudpickle: Any, modules: Dict[str, str]) -> None:
+    def __init__(self, cloudpickle: Any, modules: Dict[str, str], deadline: float) -> None:
         self._cloudpickle = cloudpickle
         self._modules = modules
+        self._deadline = deadline
 
-    def run(self, writing: Writing, out: BinaryIO, variables: Namespace) -> Dict[str, str]:
-        """Those of the variables that cannot be loaded, with the reason. Where there is no room for it, none."""
-        if sum(writing.sizes.values()) <= TRIED_BYTES:
-            found = _in_child(lambda: self._first_refused(writing.read_again(out)))
-        else:
-            variables = {name: variables[name] for name, size in writing.sizes.items() if size <= TRIED_ALONE_BYTES}
-            found = _in_child(lambda: self._first_refused(writing.alone(variables)))
-        if found == {}:
-            return {}
-        each = None if found is None else _in_child(lambda: self._all_refused(writing, variables))
-        if each is None:
-            each = {}
-            for name in variables:
-                end = _in_child(lambda name=name: self._refused(writing, variables, name))  # type: ignore[misc]
-                each.update({name: "loading it again ends its process"} if end is None else end)
-        return each or found or {}
+    def first_refused(self, writing: Writing, out: BinaryIO, variables: Namespace) -> Optional[Refused]:
+        """The first of the variables that cannot be loaded. None where there is no room or time to find that out."""
+        is_large = sum(writing.sizes.values()) > TRIED_BYTES
+        file = writing.small(variables, TRIED_ALONE_BYTES) if is_large else writing.read_again(out)
+        limit_s = min(TRIAL_S, self._deadline - time.monotonic())
+        if limit_s <= 0:
+            return None
+        try:
+            hear, say = os.pipe()
+            pid = os.fork()
+        except OSError:
+            return None
+        if pid == 0:
+            try:
+                os.close(hear)
+                _be_unheard()
+                self._load(file, say)
+            finally:
+                os._exit(1)
+        os.close(say)
+        said, end = _hear_out(hear, pid, limit_s, self._deadline)
+        *names, last = said.decode("utf-8", "surrogatepass").split("\n")
+        if last == DONE or not names or end == UNKNOWN:
+            return None
+        why = "fails: " + last if last else "takes too long" if end == OVERDUE else "ends its process"
+        return Refused(loads(names[-1]), "loading it again " + why)
 
-    def _all_refused(self, writing: Writing, variables: Namespace) -> Dict[str, str]:
-        refused: Dict[str, str] = {}
-        for name in variables:
-            kept = {name: value for name, value in variables.items() if name not in refused}
-            refused.update(self._refused(writing, kept, name))
-        return refused
-
-    def _refused(self, writing: Writing, variables: Namespace, name: str) -> Dict[str, str]:
-        """One by itself, with those before it as they are."""
-        names = list(variables)
-        before = {name: variables[name] for name in names[: names.index(name)]}
-        return self._first_refused(writing.alone({name: variables[name]}), before)
-
-    def _first_refused(self, file: BinaryIO, present: Mapping[str, Any] = MappingProxyType({})) -> Dict[str, str]:
+    def _load(self, file: BinaryIO, say: int) -> None:
+        """Load, and say each name before it is loaded, a line each; at the end what was wrong, or that nothing was."""
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         namespace = vars(main)
-        namespace.update({name: sys.modules[module] for name, module in self._modules.items()}, **present)
+        namespace.update({name: sys.modules[module] for name, module in self._modules.items()})
         cloudpickle = self._cloudpickle
         cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS.clear()  # or the classes would be found that are here
         cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.clear()
-        reading = Reading(file, _found_anew)
         try:
-            for name, value in reading:
+            for name, value in Reading(file, _found_anew, lambda name: _say(say, dumps(name) + "\n")):
                 namespace[name] = value
+            _say(say, DONE)
         except MemoryError:
-            return {}
+            _say(say, DONE)
         except BaseException as error:  # user code
-            return {reading.name: "loading it again fails: %s" % reason_of(error)}
-        return {}
+            _say(say, reason_of(error).replace("\n", " ") or "?")
 
 
-def _in_child(work: Callable[[], Dict[str, str]]) -> Optional[Dict[str, str]]:
-    """What it finds in a forked child, whose output nobody hears; None when it ends that process, or for ever stays in
-    it. Where there is no room for a child, nothing."""
-    try:
-        out, into = os.pipe()
-        pid = os.fork()
-    except OSError:
-        return {}
-    if pid == 0:
+DONE = "\0"
+OVERDUE, UNKNOWN, ENDED = "overdue", "unknown", "ended"
+
+
+def _be_unheard() -> None:
+    """What it prints is no output of any command's, and what it starts goes with it."""
+    os.setpgid(0, 0)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(silence, descriptor)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - this process ends soon
+
+
+def _say(pipe: int, text: str) -> None:
+    data = text.encode("utf-8", "surrogatepass")
+    while data:
+        data = data[os.write(pipe, data) :]
+
+
+def _hear_out(pipe: int, pid: int, limit_s: float, deadline: float) -> Tuple[bytes, str]:
+    """All that a child says, and how it ended: silent for longer than the limit, for reasons that are not the
+    variable's (the deadline, SIGKILL when memory is short), or else. It is gone then, with what it has started."""
+    said, end = b"", ""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while not end:
+        left_s = max(0.0, min(limit_s, deadline - time.monotonic()))
+        if not poll.poll(left_s * 1000):
+            end = OVERDUE if time.monotonic() < deadline else UNKNOWN
+        elif piece := os.read(pipe, 65536):
+            said += piece
+        else:
+            end = _end_of(pid)
+    os.close(pipe)
+    for kill in (os.killpg, os.kill):  # it may not have got as far as a group of its own
         try:
-            silence = os.open(os.devnull, os.O_WRONLY)
-            for descriptor in (1, 2):
-                os.dup2(silence, descriptor)
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - this process ends soon
-            _signal.signal(_signal.SIGALRM, _too_long)
-            _signal.setitimer(_signal.ITIMER_REAL, TRIAL_S)
-            os.write(into, dumps(work()).encode("ascii"))
-        finally:
-            os._exit(0)
-    os.close(into)
-    data = b""
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     try:
-        poll = select.poll()
-        poll.register(out, select.POLLIN)
-        while poll.poll(2000 * TRIAL_S) and (piece := os.read(out, 65536)):
-            data += piece
-    finally:
-        os.close(out)
-        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    found: Optional[Dict[str, str]] = loads(data.decode("ascii")) if data else None
-    return found
+    except ChildProcessError:
+        pass  # the session ignores SIGCHLD
+    return said, end
 
 
-def _too_long(number: int, frame: Any) -> None:
-    raise TimeoutError("it takes longer than %d s" % TRIAL_S)
+def _end_of(pid: int) -> str:
+    """How a child that says no more has ended, or ends within a moment."""
+    for _ in range(100):
+        try:
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            break
+        if found is not None:
+            return UNKNOWN if (found.si_code, found.si_status) == (os.CLD_KILLED, signal.SIGKILL) else ENDED
+        time.sleep(0.01)
+    return ENDED
 
 
 def _found_anew(usual: Callable[[str, str], Any], module: str, name: str) -> Any:

@@ -11,6 +11,7 @@ border, and `save` where nothing can be lost.
 from __future__ import annotations
 
 import builtins
+import gc
 import os
 import signal
 import sys
@@ -38,11 +39,14 @@ from omega_sessiond.hosts.trial import Trial
 RECURSION_LIMIT = 10_000
 """For pickling, which calls itself for each level of a structure. More would need a deeper C stack than 8 MiB."""
 
-TRIALS = 4
-"""What is left out may have been what others needed."""
+TRIED_SHARE = 0.5
+"""Of the time for a save: by then whatever is tried has been; the rest is for writing what is left."""
 
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), range, slice))
 """Types of values that need nothing but themselves."""
+
+LOOKED_AT = 1_000_000
+"""Objects that are looked through for what holds something missing: about a second."""
 
 LAST = "_"
 """The name under which the last displayed value is told; it lies in builtins."""
@@ -54,9 +58,10 @@ HANDLERS = "signal handlers"
 # ---- saving ----
 
 
-def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str) -> Saved:
-    """Write all that can be pickled and loaded. Meant for a process that ends afterwards: it changes the interpreter's
-    settings and leaves cloudpickle where pickles can name it."""
+def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str, budget_s: float) -> Saved:
+    """Write all that can be pickled and loaded, within so many seconds. Meant for a process that ends afterwards: it
+    changes the interpreter's settings and leaves cloudpickle where pickles can name it."""
+    begun = time.monotonic()
     surroundings = Surroundings.now(namespace)
     sys.setrecursionlimit(RECURSION_LIMIT)
     try:
@@ -86,16 +91,15 @@ def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str) -> S
         plain = {name: getattr(surroundings, name) for name in Surroundings.FIELDS}
         cloudpickle.pickle.dump({**plain, "extra": extra, "one_by_one": True}, out, protocol=4)
         left_out = writing.write(out, variables)
-        trial = Trial(cloudpickle, surroundings.modules)
-        for _ in range(TRIALS):
+        trial = Trial(cloudpickle, surroundings.modules, begun + TRIED_SHARE * budget_s)
+        while True:
             kept = {name: value for name, value in variables.items() if name not in left_out}
-            refused = trial.run(writing, out, kept)
-            if not refused:
+            refused = trial.first_refused(writing, out, kept)
+            if refused is None:
                 break
-            left_out.update(refused)
-            left_out.update(writing.write(out, {name: kept[name] for name in kept if name not in refused}))
-        else:
-            raise CannotSave("the variables cannot be loaded together: %s" % next(iter(refused.values())))
+            left_out[refused.name] = refused.reason
+            del kept[refused.name]
+            left_out.update(writing.write(out, kept))
     if "builtins._" in left_out:
         left_out[LAST] = left_out.pop("builtins._")
     names = [name for name in kept if name not in ("builtins._", HANDLERS, "__annotations__")]
@@ -106,7 +110,7 @@ def _rank(value: Any) -> int:
     """When it is loaded: plain values, what makes classes, functions, classes, then what may need any of these."""
     if type(value) in PLAIN:
         return 0
-    if isinstance(value, type):
+    if issubclass(type(value), type):
         return 1 if issubclass(value, type) else 3
     return 2 if type(value) in (types.FunctionType, types.BuiltinFunctionType, CACHED) else 4
 
@@ -120,6 +124,8 @@ class _Finder:
 
     def __init__(self, lent: str) -> None:
         self.missing: List[str] = []
+        """Why not, since somebody has looked here."""
+        self.stand_ins: List[type] = []
         self._lent = lent
         self._borrowed: Optional[types.ModuleType] = None
 
@@ -127,13 +133,54 @@ class _Finder:
         if module == LENT_NAME:
             if self._borrowed is None:  # plain values do without it, and wake sooner
                 self._borrowed = lend(self._lent)
-            return getattr(self._borrowed, name)
+            return self._import if name == "subimport" else getattr(self._borrowed, name)
         try:
             return usual(module, name)
         except Exception as error:  # an import runs whatever the module does
-            why = "%s.%s is not to be had any more: %s" % (module, name, reason_of(error))
-            self.missing.append(why)
-            return type(name.rpartition(".")[2], (_Missing,), {"__module__": module, "_why": why})
+            return self._stand_in(module, name, "%s.%s" % (module, name), error)
+
+    def _import(self, name: str) -> Any:
+        """A module that something holds: cloudpickle has it imported by this."""
+        try:
+            return getattr(self._borrowed, "subimport")(name)  # noqa: B009 - a module of no known type
+        except Exception as error:
+            return self._stand_in(name, name.rpartition(".")[2], name, error)
+
+    def _stand_in(self, module: str, name: str, what: str, error: Exception) -> Any:
+        why = "%s is not to be had any more: %s" % (what, reason_of(error))
+        self.missing.append(why)
+        made = type(name.rpartition(".")[2], (_Missing,), {"__module__": module, "_why": why})
+        self.stand_ins.append(made)
+        return made
+
+
+def _why_missing(value: Any) -> str:
+    """What it stands for and why; "" for anything else. Runs no user code, as isinstance() does."""
+    kind = value if issubclass(type(value), type) else type(value)
+    return str(kind._why) if _Missing in kind.__mro__ and kind.__dict__.get("_why") else ""
+
+
+def _holders(namespace: Namespace, stand_ins: List[type], known: Dict[str, str]) -> Dict[str, str]:
+    """Variables that hold what stands for something missing, as far as a look of bounded length finds them: what holds
+    it a second time is loaded without a word."""
+    found: Dict[str, str] = {}
+    if not stand_ins:
+        return found
+    whys = {id(made): made.__dict__["_why"] for made in stand_ins}
+    others = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
+    left = LOOKED_AT
+    for name, value in list(namespace.items()):
+        seen, waiting = {id(namespace), *others}, [value]
+        while waiting and left and name not in known and name not in OWN_NAMES:
+            one = waiting.pop()
+            if id(one) in whys:
+                found[name] = "in part: " + whys[id(one)]
+                break
+            if id(one) not in seen and type(one) is not types.ModuleType:
+                seen.add(id(one))
+                left -= 1
+                waiting.extend(gc.get_referents(one))
+    return found
 
 
 class _Missing:
@@ -174,12 +221,13 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
             reading = Reading(stored, finder)
             variables: Iterable[Tuple[str, Any]] = reading if one_by_one else reading.together().items()
             for name, value in variables:
+                shown = name if name != "builtins._" else LAST
                 if finder.missing:
-                    lost[name if name != "builtins._" else LAST] = "; ".join(finder.missing)[:REASON_CHARS]
+                    lost[shown] = "; ".join(finder.missing)[:REASON_CHARS]
                     finder.missing.clear()
-                if isinstance(value, _Missing) or (isinstance(value, type) and issubclass(value, _Missing)):
-                    continue
-                if name == HANDLERS:
+                if why := _why_missing(value):
+                    lost[shown] = why
+                elif name == HANDLERS:
                     for number, handler in value.items():
                         signal.signal(number, handler)
                 elif name == "builtins._":
@@ -188,6 +236,7 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
                     namespace[name] = value
             surroundings.settle()
         namespace["__builtins__"] = builtins
+        lost.update(_holders(namespace, finder.stand_ins, lost))
     except BaseException as error:  # user code may raise anything
         namespace.clear()
         namespace.update(before)
