@@ -324,6 +324,9 @@ def events(service: Service, call: Call) -> Any:
 
 # ---- an execution as JSON or bare text ----
 
+JSON_RANGES = (JSON, "application/*", "*/*")
+"""What `Accept` says to whom JSON is right."""
+
 
 def _wanted(accept: str) -> str:
     """Which of our forms the client asks for: what it likes best, of equals the first; JSON when it names none.
@@ -333,8 +336,8 @@ def _wanted(accept: str) -> str:
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
         likes = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
-        if kind in (NDJSON, TEXT, JSON, "*/*") and likes > liking:
-            found, liking = JSON if kind == "*/*" else kind, likes
+        if kind in (NDJSON, TEXT, *JSON_RANGES) and likes > liking:
+            found, liking = JSON if kind in JSON_RANGES else kind, likes
     return found
 
 

@@ -382,7 +382,7 @@ def test_errors_are_json_whatever_is_accepted(daemon: Daemon, accept: str) -> No
 def test_body_where_none_is_taken(daemon: Daemon, body: bytes) -> None:
     """A route that takes no body refuses one, instead of doing something else than its sender meant."""
     refused(daemon.request("POST", "/api/sessions/nobody/save", body=body), 400, "bad_request")
-    refused(daemon.request("POST", "/api/sessions/nobody/save", body=b"{}"), 404, "session_not_found")
+    refused(daemon.request("POST", "/api/sessions/nobody/save", body=b"{ }"), 404, "session_not_found")
 
 
 def test_unknown_session(daemon: Daemon) -> None:

@@ -583,7 +583,18 @@ def test_pipe_that_is_no_text(omegactl: Omegactl) -> None:
     assert omegactl("wait", "work").code == 0
     assert omegactl("output", "work").out == "'late'\n"
     done = omegactl("exec", "work", "-c", "input()", given="a\rb\n")
-    assert (done.code, "holds a line break" in done.err, "omegactl interrupt work" in done.err) == (2, True, True)
+    assert (done.code, "carriage return" in done.err, "omegactl interrupt work" in done.err) == (2, True, True)
+    assert omegactl("interrupt", "work").code == 0
+    done = omegactl("repl", "work", given="input()\na\rb\nprint(7)\n")
+    assert (done.code, "carriage return" in done.err, "7" in done.out) == (2, True, False)
+
+
+def test_long_lines_and_files_are_answers(omegactl: Omegactl) -> None:
+    """A line of a pipe may be long; of a file what follows the line is the next reader's, as of a pipe."""
+    assert omegactl("exec", "work", "-c", "len(input())", given="y" * 300_000 + "\n").out == "300000\n"
+    (omegactl.place.home / "lines").write_text("a\nb\nc\n")
+    done = shell(omegactl, """{ "$@" exec work -c 'input()'; "$@" exec work -c 'input()'; cat; } < lines""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "'a'\n'b'\nc\n", "")
 
 
 @pytest.mark.parametrize(

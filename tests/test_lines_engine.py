@@ -420,7 +420,10 @@ def test_what_a_shell_is_told_to_do_is_not_done_at_our_lines(start: Start) -> No
 def test_trace_of_a_shell_is_of_its_user(start: Start) -> None:
     """`set -x` shows the commands that were given, and nothing of what carries them."""
     host = start("bash")
-    assert host.run("set -x").output == ""
+    assert host.run("set() { echo mine; }; (exit 4)").status == "error"
+    assert host.run("unset -f set; set -x").output == ""
+    assert host.run("echo a )").status == "error"  # which no shell stops tracing for
+    host.daemon.ask("complete", code="ech", cursor=3)
     assert host.run("x=4; echo $x").stderr == "++ x=4\n++ echo 4\n"
     assert _error(host.run("false")) == "exit status 1"
     assert host.run("echo $?").stdout == "1\n"

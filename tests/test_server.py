@@ -536,6 +536,7 @@ def test_text_reply_carries_the_rest_in_headers(place: Place) -> None:
             ("text/plain;q=0", "application/json"),
             ("application/json;q=0.1, text/plain;q=0.9", "text/plain"),
             ("text/plain;q=0.5, */*", "application/json"),
+            ("application/*, text/plain;q=0.5", "application/json"),
         ):
             reply = daemon.post("/api/sessions/work/execute", {"command": "1"}, headers={"Accept": accept})
             assert reply.headers["Content-Type"].partition(";")[0] == kind
