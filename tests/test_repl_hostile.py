@@ -137,6 +137,7 @@ def test_header_of_a_hostile_session(api: Caller, place: Place) -> None:
         person.sees("last: 'la' + '''link''' + 'st'; None (ok")
         person.type("len" + F1)
         person.sees("Return the number of items")
+        person.sees(lambda self: self.lines[-1].startswith("work> len"))  # before that the terminal echoes keys
         person.type(UP)
         person.sees("'''link'''", times=2)
         person.clears()
