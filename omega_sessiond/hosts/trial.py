@@ -4,6 +4,7 @@ trial, in a child, for whatever that does is not to be done here.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import select
 import signal
@@ -20,6 +21,9 @@ TRIED_BYTES, TRIED_ALONE_BYTES = 64 << 20, 1 << 20
 
 TRIAL_S = 10.0
 """A variable that takes longer to be loaded is left out: it may wait for something that never comes."""
+
+GRACE_S = 2.0
+"""By then whoever hears a trial has ended it. One that nobody hears any more ends by itself."""
 
 
 class Refused(NamedTuple):
@@ -52,7 +56,7 @@ class Trial:
         if pid == 0:
             try:
                 os.close(hear)
-                _be_unheard()
+                _be_unheard(self._deadline - time.monotonic() + GRACE_S)
                 self._load(file, say)
             finally:
                 os._exit(1)
@@ -86,9 +90,12 @@ DONE = "\0"
 OVERDUE, UNKNOWN, ENDED = "overdue", "unknown", "ended"
 
 
-def _be_unheard() -> None:
-    """What it prints is no output of any command's, and what it starts goes with it."""
+def _be_unheard(longest_s: float) -> None:
+    """What it prints is no output of any command's, what it starts goes with it, and it outlives nobody who hears it
+    by more than so long."""
     os.setpgid(0, 0)
+    _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+    _signal.setitimer(_signal.ITIMER_REAL, longest_s)
     silence = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(silence, descriptor)
