@@ -421,7 +421,7 @@ class Keeper:
         host = live.host
         assert host is not None
         scopes = self.containment.scopes if host.scope else None
-        await host.end(scopes, self._settings.stop_budget_s, at_rest=True, reason=wire.HIBERNATE, goes_on=True)
+        await host.end(scopes, self._settings.stop_budget_s, at_rest=True, reason=wire.HIBERNATE)
 
     # ---- what hosts say ----
 

@@ -332,7 +332,7 @@ def _wanted(accept: str) -> str:
     """Which of our forms the client asks for: what it likes best, of equals the first; JSON when it names none.
     Source: RFC 9110, section 12.5.1."""
     found, liking = JSON, 0.0
-    for part in accept.split(",") if accept else ():
+    for part in accept.split(",") if accept not in ("", "*/*") else ():  # as nearly all say
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
         likes = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0

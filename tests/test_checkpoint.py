@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
 import re
 import signal
 import sys
@@ -679,6 +681,49 @@ def test_one_value_that_cannot_be_loaded_costs_no_other(hosts: Hosts) -> None:
     host, saved, loaded = wake(hosts, code)
     assert (set(saved["left_out"]), loaded["lost"]) == ({"bad"}, {})
     assert host.run("kept.n, looks.name, both[0] is shared").value == "(4, 'red', True)"
+
+
+def test_large_state_is_tried_in_part(hosts: Hosts) -> None:
+    """Of a state that is too large to be loaded on trial the small variables are, and the large ones are kept."""
+    code = (
+        "class Bad(Exception):\n  def __init__(self, a, b): super().__init__(a)\n"
+        "large, bad, small = bytes(70 << 20), Bad(1, 2), [1]"
+    )
+    host, saved, loaded = wake(hosts, code)
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"bad"}, {})
+    assert host.run("len(large) >> 20, small").value == "(70, [1])"
+
+
+def test_what_is_not_tried_in_time_is_saved(hosts: Hosts) -> None:
+    """Half of the time for a save is for the trial: what it has not come to by then is no fault of a variable's."""
+    host = hosts()
+    host.run("class Slow:\n  def __setstate__(self, state): __import__('time').sleep(1000)\nx = Slow(); x.n = 1")
+    lend(host, budget_s=4.0)
+    host.daemon.send("save", id="one")
+    saved = host.daemon.wait_for("saved", id="one")
+    assert (saved["reason"], saved["left_out"]) == (None, {})
+
+
+def test_checkpoint_of_the_format_before(hosts: Hosts) -> None:
+    """All variables in one pickle, as a header of format 1 tells: it is taken up as ever."""
+    host = hosts()
+    host.run("import os; x = 5")
+    saved = save(host)
+    place = Path(host.directory) / "checkpoints" / "one"
+    surroundings = {
+        "path": ["/old"], "directory": "/", "environment": {"MARK": "old"}, "modules": {"os": "os"},
+        "submodules": [], "sources": {}, "places": [], "extra": {"flags": 0},
+    }  # fmt: skip
+    state = pickle.dumps(surroundings, 4) + pickle.dumps({"x": 7, "builtins._": 42}, 5)
+    (place / "state").write_bytes(state)
+    saved["sha256"] = hashlib.sha256(state).hexdigest()
+    header = json.loads((place / "header.json").read_text())
+    header |= {"format": 1, "size": len(state), "sha256": saved["sha256"]}
+    (place / "header.json").write_text(json.dumps(header))
+    successor = hosts()
+    loaded = move(host, successor, saved)
+    assert (loaded["reason"], loaded["lost"]) == (None, {})
+    assert successor.run("x, _, os.environ['MARK'], os.getcwd()").value == "(7, 42, 'old', '/')"
 
 
 def test_trial_that_nobody_hears_ends(hosts: Hosts, tmp_path: Path) -> None:

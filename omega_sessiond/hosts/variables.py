@@ -54,6 +54,9 @@ LAST = "_"
 HANDLERS = "signal handlers"
 """The name under which they are saved, which no variable has."""
 
+NO_VARIABLES = ("builtins._", HANDLERS)
+"""What is saved among the variables and is none."""
+
 
 # ---- saving ----
 
@@ -102,7 +105,7 @@ def save(file: str, namespace: Namespace, extra: Dict[str, Any], lent: str, budg
             left_out.update(writing.write(out, kept))
     if "builtins._" in left_out:
         left_out[LAST] = left_out.pop("builtins._")
-    names = [name for name in kept if name not in ("builtins._", HANDLERS, "__annotations__")]
+    names = [name for name in kept if name not in (*NO_VARIABLES, "__annotations__")]
     return Saved(sorted([*names, *surroundings.modules]), left_out)
 
 
@@ -211,6 +214,7 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
     umask, recursion_limit, arguments = umask_now(), sys.getrecursionlimit(), list(getattr(sys, "argv", ()))
     finder = _Finder(lent)
     reading: Optional[Reading] = None
+    aside: Namespace = {}
     try:
         with open(file, "rb") as stored:
             values = _plain(stored).load()
@@ -227,16 +231,15 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
                     finder.missing.clear()
                 if why := _why_missing(value):
                     lost[shown] = why
-                elif name == HANDLERS:
-                    for number, handler in value.items():
-                        signal.signal(number, handler)
-                elif name == "builtins._":
-                    builtins._ = value  # type: ignore[attr-defined]
                 else:
-                    namespace[name] = value
+                    (aside if name in NO_VARIABLES else namespace)[name] = value
             surroundings.settle()
         namespace["__builtins__"] = builtins
         lost.update(_holders(namespace, finder.stand_ins, lost))
+        for number, handler in aside.get(HANDLERS, {}).items():
+            signal.signal(number, handler)
+        if "builtins._" in aside:
+            builtins._ = aside["builtins._"]  # type: ignore[attr-defined]
     except BaseException as error:  # user code may raise anything
         namespace.clear()
         namespace.update(before)
