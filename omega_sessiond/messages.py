@@ -537,13 +537,15 @@ class Counts(Struct, frozen=True):
 
 
 class ForkServer(Struct, frozen=True):
-    """A process that new sessions are forked from. `births`: how many it has forked; `preloaded`: the packages its
+    """A process that new sessions are forked from. `births`: how many it has forked; `is_rehearsed`: whether it has
+    played a session already, after which those forked from it are smaller and faster; `preloaded`: the packages its
     sessions begin with; `refused`: those of the setting that they do not, and why."""
 
     pid: int
     python: str
     state: Literal["loading", "ready"]
     births: int
+    is_rehearsed: bool
     preloaded: list[str]
     refused: dict[str, str]
 

@@ -14,6 +14,8 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from msgspec import Struct, field
@@ -47,6 +49,14 @@ STABLE_S = 60.0
 
 PAUSE_S = (0.05, 60.0)
 """The first and the longest pause before a server is started again that did not live long."""
+
+
+@cache
+def cloudpickle_directory() -> str:
+    """What hosts borrow to save: "" where it is missing."""
+    found = find_spec("cloudpickle")
+    places = found.submodule_search_locations if found is not None else None
+    return places[0] if places else ""
 
 
 class Birth(Struct, frozen=True):
@@ -87,14 +97,16 @@ class Forked(Struct):
 class _Server:
     """One fork server: its process, its connection, its spares and the hosts that came of them."""
 
-    def __init__(self, started: Started, packages: Sequence[str], on_end: Callable[[_Server, Exit], None]) -> None:
+    def __init__(
+        self, started: Started, packages: Sequence[str], ahead: str, on_end: Callable[[_Server, Exit], None]
+    ) -> None:
         self.birthplace = started.birthplace
         self.preloaded: list[str] = []
         self.refused: dict[str, str] = {}
         self.importing = ""
         self.is_unfit = False
         self.births = 0
-        self.is_retired = False
+        self.is_retired = self.is_rehearsed = False
         self.is_loading = bool(packages)
         self._loop = asyncio.get_running_loop()
         self.started_at = self.used_at = self._loop.time()
@@ -106,6 +118,7 @@ class _Server:
         self._seen: list[tuple[str, list[int] | None]] = []
         self._splitter = wire.Splitter()
         self._descriptors: deque[int] = deque()
+        self._ahead = ahead
         self._on_end = on_end
         self._socket = socket.socket(fileno=started.connection.detach())
         self._socket.setblocking(False)
@@ -235,6 +248,7 @@ class _Server:
             case "exit":
                 self._heard_exit(frame["pid"], exit_of(frame["status"], frame["peak_kib"] * 1024))
             case "rehearsed":
+                self.is_rehearsed = True
                 self._dismiss_spares()  # made before it
                 self._refill()
             case "importing":
@@ -278,6 +292,9 @@ class _Server:
         self.is_loading, self.importing, self.is_unfit = False, "", frame["unfit"]
         self._seen = [(path, mark) for path, mark in frame["seen"]]
         self._refill()
+        if self.is_ready:
+            stage = f"{self._ahead}/rehearsal-{self.process.pid}"
+            self._send({"t": "stage", "directory": stage, "lent": cloudpickle_directory()})
 
     # ---- its end ----
 
@@ -326,12 +343,14 @@ class _Trouble(Struct):
 
 
 class Nursery:
-    """All fork servers of this daemon. `default_python` is the interpreter of sessions that name none."""
+    """All fork servers of this daemon. `default_python` is the interpreter of sessions that name none; what lies in
+    `ahead` is removed when this daemon ends, or else when the next one begins."""
 
-    def __init__(self, *, is_wanted: bool, default_python: str | None, packages: Sequence[str]) -> None:
+    def __init__(self, *, is_wanted: bool, default_python: str | None, packages: Sequence[str], ahead: str) -> None:
         self._is_wanted = is_wanted
         self._default_python = default_python
         self._packages = packages
+        self._ahead = ahead
         self._default: Birthplace | None = None
         self._servers: dict[object, _Server] = {}
         self._retired: set[_Server] = set()
@@ -404,6 +423,7 @@ class Nursery:
                 python=server.birthplace.python,
                 state="ready" if server.is_ready else "loading",
                 births=server.births,
+                is_rehearsed=server.is_rehearsed,
                 preloaded=server.preloaded,
                 refused=server.refused | self._trouble(server.birthplace).refused,
             )
@@ -439,7 +459,7 @@ class Nursery:
         if place.python == self._default_python:
             refused = self._trouble(place).refused
             packages = [name for name in self._packages if name not in refused]
-        self._servers[place.key] = server = _Server(started, packages, self._ended)
+        self._servers[place.key] = server = _Server(started, packages, self._ahead, self._ended)
         log.debug("fork server %d of %s", server.process.pid, place.python)
         others = [one for one in self._servers.values() if not self._is_default(one) and one is not server]
         if len(self._servers) > SERVERS_AT_MOST and others:

@@ -104,6 +104,11 @@ def session_dir(state_dir: str, session_id: str) -> str:
     return state_dir + "/sessions/" + session_id
 
 
+def ahead_dir(state_dir: str) -> str:
+    """What is made before there is a session that it is for, and goes when the daemon does."""
+    return state_dir + "/next"
+
+
 def host_log(state_dir: str, session_id: str) -> str:
     return session_dir(state_dir, session_id) + "/frames.log"
 

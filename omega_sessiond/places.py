@@ -18,7 +18,7 @@ class Places:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self._ahead = state_dir + "/next"
+        self._ahead = paths.ahead_dir(state_dir)
         self._ready: str | None = None
         self._is_preparing = self._is_closed = False
 

@@ -118,6 +118,7 @@ class Service:
             is_wanted=settings.fork_server,
             default_python=self._engines.default_python(),
             packages=settings.preload,
+            ahead=paths.ahead_dir(settings.state_dir),
         )
         self._keeper = Keeper(
             settings,

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from msgspec.structs import replace
 
@@ -24,6 +23,7 @@ from omega_sessiond.host import Death, Host
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Saving
 from omega_sessiond.messages import Checkpoint, Lost, SessionRestored, SnapshotRemoved, SnapshotTaken, iso, now
+from omega_sessiond.nursery import cloudpickle_directory
 from omega_sessiond.process import Exit
 from omega_sessiond.recorder import Recorder
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
@@ -82,10 +82,8 @@ class Vault:
     def terms(self) -> dict[str, object]:
         """What a host is told at each connection."""
         if not self._terms:
-            found = find_spec("cloudpickle")
-            places = found.submodule_search_locations if found is not None else None
             self._terms = {
-                "lent": places[0] if places else "",
+                "lent": cloudpickle_directory(),
                 "budget_s": self._settings.save_budget_s,
                 "max_bytes": self._settings.checkpoint_max_bytes,
             }

@@ -116,12 +116,14 @@ def test_a_rehearsal_leaves_no_trace(life: Life) -> None:
     server = ready(life)
     for number in range(UNREHEARSED + 2):
         assert parent(create(life, f"n{number}")) == server["pid"]
+    wait_until(lambda: servers(life)[0]["is_rehearsed"], "it has rehearsed")
+    assert not list((life.place.state_dir / "next").glob("rehearsal*"))
+    assert parent(create(life, "after")) == server["pid"]
     trace = "hasattr(__import__('builtins'), '_'), list(__import__('linecache').cache)"
-    name = f"n{UNREHEARSED + 1}"
-    first = life.run(name, trace)
+    first = life.run("after", trace)
     assert first["execution_count"] == 1
     assert first["result"] == f"(False, ['<omega-{first['id']}>'])"
-    one, other = snapshot(life, "n0"), snapshot(life, name)
+    one, other = snapshot(life, "n0"), snapshot(life, "after")
     for what, seen in one.items():
         if what != "modules":
             assert other[what] == seen, what

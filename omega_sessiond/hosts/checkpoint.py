@@ -183,11 +183,12 @@ def remove(directory: str, id: str) -> None:
     """Away with a checkpoint or the draft of one, as far as it is there."""
     for place in (os.path.join(directory, id) + DRAFT, os.path.join(directory, id)):
         for path in (place + HEADER, place + STATE):
-            _ignoring(os.unlink, path)
-        _ignoring(os.rmdir, place)
+            ignoring(os.unlink, path)
+        ignoring(os.rmdir, place)
 
 
-def _ignoring(act: Any, path: str) -> None:
+def ignoring(act: Any, path: str) -> None:
+    """Do so where it can be done."""
     try:
         act(path)
     except OSError:

@@ -19,20 +19,20 @@ import sys
 import time
 import traceback
 from importlib import import_module
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from omega_sessiond import wire
-from omega_sessiond.hosts import title
-from omega_sessiond.hosts.rehearsal import rehearse as rehearse
+from omega_sessiond.hosts import procfs, title
+from omega_sessiond.hosts.rehearsal import Rehearsal as Rehearsal
+from omega_sessiond.hosts.rehearsal import Stage
 
 QUIET_MS, UNREHEARSED = 200, 4
-"""When there is time for the rehearsal, which takes as long as a few births: nobody has wanted a host for so long, who
-waited for the first session has it; or so many were wanted without a pause that there will be more."""
+"""When there is time for the rehearsal: nobody has wanted a host for so long, who waited for the first session has it;
+or so many were wanted without a pause that there will be more."""
 
 MAX_FDS = 8
 FD_BYTES = 4
 CONNECTIONS = ("control", "command")
-READ_BYTES = 16 * 1024
 
 PRELOAD_S = 120
 """An import that takes longer hangs: SIGALRM ends the server, and the daemon starts one without it."""
@@ -74,7 +74,8 @@ class ForkServer:
         self._children: Set[int] = set()
         self._retired = False
         self._births = 0
-        self._rehearse: Optional[Callable[[], None]] = None
+        self._rehearsal: Optional[Rehearsal] = None
+        self._stage: Optional[Stage] = None
         self._environment: Dict[str, str] = {}
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
@@ -93,12 +94,11 @@ class ForkServer:
         self._ready([], {}, False)
         self._attend()
 
-    def serve(self, rehearse: Callable[[], None]) -> Spare:
-        """Fork a spare whenever the daemon wants one; returns in a spare. Between two of them `rehearse` is called,
-        once."""
+    def serve(self, rehearsal: Rehearsal) -> Spare:
+        """Fork a spare whenever the daemon wants one; returns in a spare. Between two of them is the rehearsal."""
         gc.disable()
         _settle()
-        self._rehearse = rehearse
+        self._rehearsal = rehearsal
         self._environment = dict(os.environ)
         try:
             while True:
@@ -117,10 +117,10 @@ class ForkServer:
     def _attend(self) -> None:
         """Do as the daemon says; returns when that is a fork."""
         while True:
-            ready = self._poll.poll(None if self._rehearse is None else QUIET_MS)
-            if self._rehearse is not None and (not ready or self._births >= UNREHEARSED):
-                self._rehearse()
-                self._rehearse = None
+            rehearsal = self._rehearsal
+            ready = self._poll.poll(None if rehearsal is None else 0 if rehearsal.is_on else QUIET_MS)
+            if rehearsal is not None and (not ready or self._births >= UNREHEARSED) and rehearsal.go_on(self._stage):
+                self._rehearsal = None
                 _settle()
                 self._say({"t": "rehearsed"})
             for descriptor, _ in ready:
@@ -133,6 +133,8 @@ class ForkServer:
                     return
                 if kind == "preload":
                     self._preload([str(name) for name in order["packages"]])
+                elif kind == "stage":
+                    self._stage = Stage(str(order["directory"]), str(order["lent"]))
                 elif kind == "retire":
                     self._retired = True
             if self._retired and not self._children:
@@ -174,7 +176,7 @@ class ForkServer:
         self._births += 1
         pidfd = os.pidfd_open(pid)
         self._send(
-            b'{"t":"spare","pid":%d,"start_time":%d}' % (pid, _start_time(pid)),
+            b'{"t":"spare","pid":%d,"start_time":%d}' % (pid, procfs.start_time(pid)),
             [pidfd, *(ours.fileno() for ours, _ in pairs)],
         )
         os.close(pidfd)
@@ -211,6 +213,8 @@ class ForkServer:
             if dead is None:
                 return
             pid = dead.si_pid
+            if self._rehearsal is not None and pid == self._rehearsal.writer:
+                self._rehearsal.writer = 0
             if pid in self._children:
                 self._children.remove(pid)
                 try:
@@ -289,7 +293,7 @@ class Spare:
             os.fchdir(directory)
             os.close(directory)
             os.umask(int(order["umask"]))
-            launch = wire.unpack(_contents(str(order["launch"])))
+            launch = wire.unpack(procfs.contents(str(order["launch"])))
             _take_environment(self._environment, launch["env"])
         except Exception as error:  # the outermost edge, as in main
             tell(str(order["birth_log"]), error)
@@ -393,21 +397,3 @@ def _descriptors() -> Dict[int, str]:
         except OSError:
             pass  # the one by which the directory was read
     return found
-
-
-def _contents(path: str) -> bytes:
-    """A whole file, with as few objects in between as can be."""
-    data = b""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while True:
-            piece = os.read(descriptor, READ_BYTES)
-            data += piece
-            if len(piece) < READ_BYTES:
-                return data
-    finally:
-        os.close(descriptor)
-
-
-def _start_time(pid: int) -> int:
-    return int(_contents("/proc/%d/stat" % pid).rpartition(b")")[2].split()[19])

@@ -6,6 +6,7 @@ lock. User code is never called with that lock held. Knows what a daemon may say
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import select
@@ -14,7 +15,7 @@ import sys
 import time
 from _thread import allocate_lock, get_ident
 from json import dumps
-from typing import Any, Dict, List, Optional, Sequence, Set, Union
+from typing import Any, Dict, List, Optional, Sequence, Set
 
 import omega_sessiond
 from omega_sessiond import wire
@@ -68,9 +69,15 @@ class Host:
         self._mine: Optional[Connection] = None  # the connection the main thread waits on: only it may close it
         self._poll = select.poll()
         self._watched: Sequence[int] = ()
+        self._is_at_work = False
         self._fork_lock = allocate_lock()
         self._is_prepared = False
-        self._mask: Set[Union[int, signal.Signals]] = set()
+        self._mask: Set[int] = set()
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
+        )
 
     # ---- what an engine may use ----
 
@@ -153,19 +160,12 @@ class Host:
     def start(self, engine: Engine) -> None:
         """Take over the signals and descriptors 1 and 2, and begin to listen."""
         border.guard()
-        self.prepare(engine)
-
-    def prepare(self, engine: Engine) -> None:
-        """All of it but the signals: a spare that is told to end does so."""
-        os.register_at_fork(
-            before=self._before_fork,
-            after_in_parent=self._after_fork_in_parent,
-            after_in_child=self._after_fork_in_child,
-        )
         self.listen(engine)
 
     def listen(self, engine: Engine) -> None:
+        """All of it but the signals: a spare that is told to end does so."""
         self._engine = engine
+        self._is_at_work = True
         self._open_bells()
         self.saves.attach(self._engine)
         self._poll.register(self._bell, select.POLLIN)
@@ -196,6 +196,7 @@ class Host:
 
     def end_rehearsal(self) -> None:
         """Be as new: what was played was no session."""
+        self._is_at_work = False
         self.helper.stop()
         self._close_held()
         os.close(self._trouble)
@@ -540,10 +541,12 @@ class Host:
 
     def _before_fork(self) -> None:
         """Only one thread at a time forks, the helper is gone, and nothing is half said. Must not raise: the fork
-        would happen all the same."""
+        would happen all the same. A fork server's own forks are nobody's."""
+        if not self._is_at_work:
+            return
         self._fork_lock.acquire()
         # A SIGTERM to the newborn waits until it is deadly there: the host's own handler would swallow it.
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM,))
         self._is_prepared = False
         try:
             if not self.forked:
@@ -555,6 +558,8 @@ class Host:
             pass  # the child replaces the locks anyway
 
     def _after_fork_in_parent(self) -> None:
+        if not self._is_at_work:
+            return
         if self._is_prepared:
             self.outbox.lock.release()
         if self.twins.is_forking:
@@ -565,15 +570,17 @@ class Host:
             self.report("no thread left for the helper: children's output and new daemons wait until there is one")
         mask = self._mask
         self._fork_lock.release()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
     def _after_fork_in_child(self) -> None:
+        if not self._is_at_work:
+            return
         self._fork_lock = allocate_lock()
         if self.twins.is_forking:
             self._close_held()
         elif not self.forked:
             self._become_child()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
 
     def _become_child(self) -> None:
         """A child holds nothing of the host's: whoever connects must not find it in its place."""

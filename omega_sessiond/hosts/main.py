@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> int:
         host = loop.Host()  # made here, they take no memory of the children's own
         engine = make(host, {})
 
-        def become(spare: Any, begin: Callable[[Any], None], guard: Callable[[], None]) -> None:
-            begin(engine)
+        def become(spare: Any, guard: Callable[[], None]) -> None:
+            host.listen(engine)
             birth = spare.wait()
             guard()
             try:
@@ -80,13 +80,9 @@ def main(arguments: list[str]) -> int:
             birth.show(spare.title)
             sys.argv = [""]
 
-        def rehearse() -> None:
-            forkserver.rehearse(
-                host, engine, lambda connections: become(server.spare(connections), host.listen, lambda: None)
-            )
-
-        spare = server.serve(rehearse)  # returns in a child alone, which is to be a session's
-        become(spare, host.prepare, loop.border.guard)
+        rehearsal = forkserver.Rehearsal(host, engine, lambda ends: become(server.spare(ends), lambda: None))
+        spare = server.serve(rehearsal)  # returns in a child alone, which is to be a session's
+        become(spare, loop.border.guard)
     else:
         with open(arguments[0], encoding="utf-8") as file:
             launch = json.load(file)

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Callable, Dict, List, Optional, Set
 
+from omega_sessiond.hosts import procfs
+
 HARMLESS = frozenset(("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero"))
 """Libraries keep these open for themselves, and open them again."""
 
@@ -20,7 +22,7 @@ FONTS = (".ttf", ".otf", ".ttc", ".pfb")
 
 TIMERS = ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
 
-GLANCE_S = 0.006
+glance_s = 0.006
 """Between two looks: longer than a thread of the host's can be kept from going on by this one (5 ms)."""
 
 
@@ -38,7 +40,7 @@ def _twice(look: Callable[[], List[str]]) -> List[str]:
     """Another thread of the host's may be opening or closing something just now: what counts is seen twice."""
     found = look()
     if found:
-        time.sleep(GLANCE_S)
+        time.sleep(glance_s)
         again = set(look())
         found = [one for one in found if one in again]
     return found
@@ -59,10 +61,9 @@ def _children(own: Set[int]) -> List[str]:
     found: Set[int] = set()
     try:
         for task in os.listdir("/proc/self/task"):
-            with open("/proc/self/task/%s/children" % task, encoding="ascii") as file:
-                found.update(map(int, file.read().split()))
+            found.update(map(int, procfs.contents("/proc/self/task/%s/children" % task).split()))
     except OSError:  # a kernel without that list
-        found = {child for child in _processes() if _parent(child) == pid}
+        found = {child for child in _processes() if procfs.parent(child) == pid}
     return ["child process %d" % child for child in sorted(found - own)]
 
 
@@ -71,14 +72,6 @@ def _processes() -> List[int]:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
-
-
-def _parent(pid: int) -> int:
-    try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
 
 
 def _timers() -> List[str]:
@@ -95,11 +88,10 @@ def _is_librarys(descriptor: str, target: str) -> bool:
 def _is_written(descriptor: str) -> bool:
     """Whether it is open for writing. Source: proc(5), fdinfo."""
     try:
-        with open("/proc/self/fdinfo/" + descriptor, encoding="ascii") as file:
-            flags = next(line for line in file if line.startswith("flags:"))
-    except (OSError, StopIteration):
+        flags = procfs.contents("/proc/self/fdinfo/" + descriptor).partition(b"flags:")[2].split()
+    except OSError:
         return True
-    return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
+    return not flags or int(flags[0], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def written_files() -> Set[int]:

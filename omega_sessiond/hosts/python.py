@@ -30,6 +30,7 @@ from omega_sessiond.hosts.figures import Figures
 from omega_sessiond.hosts.imports import Imports
 from omega_sessiond.hosts.output import Output
 from omega_sessiond.hosts.streams import Ask, TextInput, TextOutput, make_getpass, make_input
+from omega_sessiond.hosts.surroundings import SOURCE_PREFIX
 from omega_sessiond.wire import Frame
 
 CO_COROUTINE = 0x80
@@ -97,7 +98,7 @@ class PythonEngine:
     def _execute(self, execution_id: int, code: str) -> Outcome:
         displayed = False
         try:
-            value = self._evaluate("<omega-%d>" % execution_id, code)
+            value = self._evaluate(SOURCE_PREFIX + "%d>" % execution_id, code)
             if value is not None:
                 displayed = self._display(value)
         except SystemExit as exit:
@@ -380,10 +381,12 @@ class PythonEngine:
             for one in list(finalize._registry):
                 one.atexit = False
 
-    def end_rehearsal(self) -> None:
-        """Be as new."""
-        while self._passing:
-            linecache.cache.pop(self._passing.popleft(), None)
+    def end_rehearsal(self, variable: str) -> None:
+        """Be as new, which had this variable at most."""
+        self.namespace.pop(variable, None)
+        self._passing.clear()
+        for file in [file for file in linecache.cache if file.startswith(SOURCE_PREFIX)]:
+            del linecache.cache[file]
         vars(builtins).pop(variables.LAST, None)
 
     def save(self, file: str, lent: str, budget_s: float) -> Saved:

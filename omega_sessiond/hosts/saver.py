@@ -7,6 +7,7 @@ out, and that is told as the reason. Knows processes; what is saved is the engin
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import resource
@@ -16,7 +17,7 @@ import sys
 import time
 from _thread import allocate_lock
 from json import dumps, loads
-from typing import List, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import List, Optional, Protocol, Sequence, Set, Tuple
 
 from omega_sessiond.hosts import checkpoint
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Engine, Saver
@@ -232,11 +233,11 @@ class Saves:
             out, into = os.pipe()
         except OSError as error:
             return {"id": id, "reason": "no pipe to the process that would write it: %s" % error.strerror}
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _DEADLY)
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _DEADLY)
         pid, reason = _fork()
         if pid == 0:
             self._be_child(id, engine, about, terms, into, mask)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         os.close(into)
         if pid < 0:
             os.close(out)
@@ -274,7 +275,7 @@ class Saves:
         about: Frame,
         terms: Terms,
         into: int,
-        mask: Set[Union[int, signal.Signals]],
+        mask: Set[int],
     ) -> None:
         """Nothing of the user's may run here but what pickling calls: no finalizers, no exit functions."""
         try:
@@ -283,7 +284,7 @@ class Saves:
             # process is told to end: systemd signals again what was forked while it went through the scope's processes.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN if self.is_awaited else signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
             _be_expendable()
             _bound_files(terms.max_bytes)
             text = dumps(self._write(id, engine, about, terms))

@@ -68,9 +68,7 @@ class Surroundings:
             os.chdir(self.directory)
         except OSError as error:
             lost["working directory"] = "%s: %s" % (self.directory, error.strerror)
-        os.environ.clear()
-        os.environ.update(self.environment)
-        time.tzset()
+        take_environment(self.environment)
         sys.argv = list(self.arguments)
         if self.umask is not None:
             os.umask(self.umask)
@@ -112,6 +110,16 @@ def _places() -> List[str]:
             known.add(place)
             found.append(place)
     return found
+
+
+def take_environment(environment: Dict[str, str]) -> None:
+    """Make it the process's. What is as it should be is left alone: each change costs the C library a copy."""
+    for name in [name for name in os.environ if name not in environment]:
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    time.tzset()
 
 
 def directory_now() -> str:

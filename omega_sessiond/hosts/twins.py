@@ -16,7 +16,7 @@ import time
 from json import loads
 from typing import Callable, List, Protocol, Set
 
-from omega_sessiond.hosts import obstacles, title
+from omega_sessiond.hosts import obstacles, procfs, title
 from omega_sessiond.hosts.outbox import MSG_NOWAIT
 from omega_sessiond.wire import Frame
 
@@ -66,8 +66,7 @@ class Twins:
         """Make a copy, unless whoever wants it has gone meanwhile. What this returns in the parent is the body of its
         answer."""
         try:
-            with open(str(order["launch"]), encoding="utf-8") as file:
-                launch: Frame = loads(file.read())
+            launch: Frame = loads(procfs.contents(str(order["launch"])))
             listener = _listen(str(order["socket"]))
         except (OSError, KeyError, ValueError) as error:
             return {"failed": str(error)}
@@ -114,7 +113,7 @@ class Twins:
         if not is_wanted():
             return {"failed": "nobody waits for it any more"}
         pid = int.from_bytes(said, sys.byteorder)
-        answer = {"pid": pid, "start_time": _start_time(pid)}
+        answer = {"pid": pid, "start_time": procfs.start_time(pid)}
         try:
             hand.send(b"!", MSG_NOWAIT)
         except OSError:
@@ -173,8 +172,3 @@ def count_threads() -> int:
 def _are_made_anew() -> bool:
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         return any(os.path.basename(line.rstrip()).startswith(MADE_ANEW) for line in file)
-
-
-def _start_time(pid: int) -> int:
-    with open("/proc/%d/stat" % pid, "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])

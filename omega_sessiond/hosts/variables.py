@@ -33,7 +33,7 @@ from omega_sessiond.hosts.pickling import (
     lend,
     reason_of,
 )
-from omega_sessiond.hosts.surroundings import OWN_NAMES, Surroundings, directory_now, umask_now
+from omega_sessiond.hosts.surroundings import OWN_NAMES, Surroundings, directory_now, take_environment, umask_now
 from omega_sessiond.hosts.trial import Trial
 
 RECURSION_LIMIT = 10_000
@@ -244,9 +244,7 @@ def load(file: str, namespace: Namespace, lent: str) -> Tuple[Dict[str, Any], Di
         namespace.clear()
         namespace.update(before)
         sys.path[:], sys.argv = path, arguments
-        os.environ.clear()
-        os.environ.update(environment)
-        time.tzset()
+        take_environment(environment)
         os.umask(umask)
         sys.setrecursionlimit(recursion_limit)
         os.chdir(directory)
