@@ -332,6 +332,16 @@ def test_numpy_and_pandas_come_back(hosts: Hosts) -> None:
     assert host.run("float(b.sum()), t.y.tolist(), both[0] is both[1] is a").value == "(1134.0, ['p', 'q'], True)"
 
 
+@pytest.mark.parametrize("size", [100_000, 9_000_000])
+def test_large_arrays_come_back(hosts: Hosts, size: int) -> None:
+    """Arrays hand their bytes over as buffers: beside what cannot be saved, and in a state that is too large to be
+    loaded on trial as a whole."""
+    commands = f"import numpy as np\nlarge, n, g = np.arange({size}.0), 7, iter(x for x in [])"
+    host, saved, loaded = wake(hosts, commands, python=sys.executable)
+    assert (set(saved["left_out"]), loaded["lost"]) == ({"g"}, {})
+    assert host.run("large.shape, float(large[-1]), n").value == f"(({size},), {size - 1}.0, 7)"
+
+
 def test_64_mb_come_back(hosts: Hosts) -> None:
     """A large value comes back as it was, and is as large on the disk as in memory, not larger."""
     host, saved, _ = wake(hosts, "import os, zlib\ndata = os.urandom(64 << 20); crc = zlib.crc32(data)")

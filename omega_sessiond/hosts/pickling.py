@@ -121,10 +121,11 @@ class _Sink(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        self.size += len(data)
+        size = memoryview(data).nbytes  # what is large comes as a buffer, which has no length
+        self.size += size
         if self.size > self._most:
             raise _Full
-        return len(data)
+        return size
 
     def tell(self) -> int:
         return self.size
@@ -307,7 +308,7 @@ class Writing:
         for name, value in variables.items():
             try:
                 self._dump(_Sink(most), {name: value})
-            except _Full:
+            except BaseException:  # it is larger; or user code, which did it a moment ago, does not do it again
                 continue
             kept[name] = value
         out = io.BytesIO()
