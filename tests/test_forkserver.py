@@ -250,7 +250,8 @@ MODULES = {
     "plain_package": "value = 'loaded before'",
     "with_thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,), daemon=True).start()",
     "with_file": "opened = open('/dev/zero', 'rb')",
-    "with_child": "import subprocess\nchild = subprocess.Popen(['sleep', '3600'])",
+    "with_child": "import os, subprocess\nchild = subprocess.Popen(['sleep', '3600'])\n"
+    "print(child.pid, file=open(os.path.dirname(__file__) + '/../child', 'w'), flush=True)",
     "that_fails": "raise RuntimeError('not today')",
     "that_dies": "import os\nos._exit(9)",
 }
@@ -262,17 +263,17 @@ def test_preload_loads_what_can_be_shared_and_says_what_cannot(place: Place) -> 
     packages.mkdir()
     for name, text in MODULES.items():
         (packages / f"{name}.py").write_text(text)
-    # The child that it leaves behind is this test's to end.
-    names = [name for name in MODULES if name != "with_child"]
-    settings = {"preload": [*names, "no_such_package"]}
+    settings = {"preload": [*MODULES, "no_such_package"]}
     path = f"{packages}:{Path(__file__).parent.parent}"
     with Daemon(place, settings=settings, env={"PYTHONPATH": path}) as daemon:
         life = Caller(daemon.socket_path)
         server = ready(life)
         assert server["preloaded"] == ["plain_package"]
-        assert set(server["refused"]) == {"with_thread", "with_file", "that_fails", "that_dies", "no_such_package"}
+        assert set(server["refused"]) == {*MODULES, "no_such_package"} - {"plain_package"}
         assert "starts 1 thread" in server["refused"]["with_thread"]
         assert "leaves /dev/zero open" in server["refused"]["with_file"]
+        assert "starts a child process" in server["refused"]["with_child"]
+        assert not is_alive(int((place.base / "child").read_text()))
         assert "RuntimeError: not today" in server["refused"]["that_fails"]
         assert "exit status 9" in server["refused"]["that_dies"]
         assert parent(create(life, "a")) == server["pid"]

@@ -238,9 +238,10 @@ class ForkServer:
             try:
                 import_module(name)
             except BaseException as error:  # the package's own code
+                self._end_strangers()
                 refused[name] = "its import fails: %s: %s" % (type(error).__name__, str(error)[:500])
             else:
-                refused_for = self._left_behind(held)
+                refused_for = self._left_behind(held, self._end_strangers())
                 if not refused_for:
                     loaded.append(name)
                     continue
@@ -254,7 +255,7 @@ class ForkServer:
         if unfit:
             os._exit(0)
 
-    def _left_behind(self, held: Dict[int, str]) -> str:
+    def _left_behind(self, held: Dict[int, str], children: Set[int]) -> str:
         """What an import left that no fork carries, "" for nothing. Pools of threads that end before a fork and begin
         anew when they are used (OpenBLAS) are seen to do so: a child is forked for it."""
         pid = os.fork()
@@ -269,11 +270,14 @@ class ForkServer:
         opened = sorted(path for one, path in _descriptors().items() if one not in held)
         if opened:
             return "its import leaves %s open, which all sessions would share" % ", ".join(opened)[:300]
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return ""
-        return "" if self._children else "its import starts a child process"
+        return "its import starts a child process" if children else ""
+
+    def _end_strangers(self) -> Set[int]:
+        """The children that an import has started, and left to nobody who would end them."""
+        strangers = procfs.children() - self._children
+        for child in strangers:
+            os.kill(child, signal.SIGKILL)
+        return strangers
 
 
 class Spare:

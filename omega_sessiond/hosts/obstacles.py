@@ -57,21 +57,7 @@ def _threads(own: Set[int]) -> List[str]:
 
 
 def _children(own: Set[int]) -> List[str]:
-    pid = os.getpid()
-    found: Set[int] = set()
-    try:
-        for task in os.listdir("/proc/self/task"):
-            found.update(map(int, procfs.contents("/proc/self/task/%s/children" % task).split()))
-    except OSError:  # a kernel without that list
-        found = {child for child in _processes() if procfs.parent(child) == pid}
-    return ["child process %d" % child for child in sorted(found - own)]
-
-
-def _processes() -> List[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return []
+    return ["child process %d" % child for child in sorted(procfs.children() - own)]
 
 
 def _timers() -> List[str]:

@@ -6,6 +6,7 @@ itself. Source: proc(5).
 from __future__ import annotations
 
 import os
+from typing import List, Set
 
 READ_BYTES = 16 * 1024
 
@@ -29,6 +30,24 @@ def start_time(pid: int) -> int:
     return int(_stat(pid)[19])
 
 
+def children() -> Set[int]:
+    """Those of this process, of all its threads."""
+    found: Set[int] = set()
+    try:
+        for task in os.listdir("/proc/self/task"):
+            found.update(map(int, contents("/proc/self/task/%s/children" % task).split()))
+    except OSError:  # a kernel without that list
+        found = {pid for pid in _processes() if parent(pid) == os.getpid()}
+    return found
+
+
+def _processes() -> List[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
 def parent(pid: int) -> int:
     """0 where there is no such process."""
     try:
@@ -37,6 +56,6 @@ def parent(pid: int) -> int:
         return 0
 
 
-def _stat(pid: int) -> list[bytes]:
+def _stat(pid: int) -> List[bytes]:
     """From its state on: what stands before may hold spaces and brackets."""
     return contents("/proc/%d/stat" % pid).rpartition(b")")[2].split()
