@@ -104,21 +104,20 @@ class Twins:
 
     def _let_go(self, hand: _socket.socket, is_wanted: Callable[[], bool]) -> Frame:
         """In the parent: whether the copy may go on is known only now that the fork has been made. It ends with its
-        leash when it may not."""
-        said = hand.recv(PID_BYTES)
-        if len(said) < PID_BYTES:
-            return {"failed": "the copy ended before it could go on"}
+        leash when it may not. It is told before it asks: it needs not wait, and we only for its pid."""
         if self.threads_left and not _are_made_anew():
             return {"refused": ["%d threads of a library that would be missing in a fork" % self.threads_left]}
         if not is_wanted():
             return {"failed": "nobody waits for it any more"}
-        pid = int.from_bytes(said, sys.byteorder)
-        answer = {"pid": pid, "start_time": procfs.start_time(pid)}
         try:
             hand.send(b"!", MSG_NOWAIT)
+            said = hand.recv(PID_BYTES)
         except OSError:
-            pass  # it was killed: the daemon will see
-        return answer
+            said = b""
+        if len(said) < PID_BYTES:
+            return {"failed": "the copy ended before it could go on"}
+        pid = int.from_bytes(said, sys.byteorder)
+        return {"pid": pid, "start_time": procfs.start_time(pid)}
 
     def _orphan_itself(self, leash: _socket.socket) -> None:
         """In the child: fork again and end, so that the copy is the child of whoever takes up orphans."""
@@ -129,7 +128,10 @@ class Twins:
         except OSError:
             os._exit(1)  # the parent sees the end of the leash
         self._host.forked = False
-        leash.send(os.getpid().to_bytes(PID_BYTES, sys.byteorder), MSG_NOWAIT)
+        try:
+            leash.send(os.getpid().to_bytes(PID_BYTES, sys.byteorder), MSG_NOWAIT)
+        except OSError:
+            os._exit(0)  # it is not wanted
 
     def _go_on(self, launch: Frame, launch_file: str, listener: _socket.socket, leash: _socket.socket) -> None:
         """In the child."""
