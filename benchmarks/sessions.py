@@ -25,8 +25,8 @@ SCOPED = "new session in its scope"
 PAUSE_S = 0.01
 """Before each session: as long as it takes until there is a spare again, twice."""
 
-REHEARSED_S = 1.0
-"""By then the fork server of a daemon that has just started has rehearsed."""
+REHEARSED_S = 10.0
+"""By then the fork servers of a daemon that has just started have rehearsed, on whatever machine."""
 
 
 def new_session(site: Site, effort: Effort) -> Report:
@@ -56,15 +56,20 @@ def new_session(site: Site, effort: Effort) -> Report:
 
 
 def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Samples, Samples, Samples]:
-    with site.daemon() as path:
+    with site.daemon(settings={"MAX_CACHED_SESSIONS": "1000"}) as path:
         created, both = _measure(path, site.python, count, PAUSE_S)
         in_a_row, _ = _measure(path, site.python, count, 0.0)
-        memory = Samples("memory of a session (PSS)", "MiB", [pss_mib(session["pid"]) for session in sessions(path)])
+        memory = Samples("memory of a session (PSS)", "MiB", _memory(path))
+        with Client(path) as client:
+            for session in sessions(path):
+                client.ask("POST", f"/api/sessions/{session['name']}/save", b"{}")
+        saved = Samples("memory of a saved session (PSS)", "MiB", _memory(path))
     report.samples = [
         Samples("new session", "ms", created),
         Samples("with its first execute", "ms", both),
         Samples("new session, without a pause before", "ms", in_a_row),
         memory,
+        saved,
     ]
     if not bus_address():
         report.notes.append("in its scope: not measured, no user manager answers here")
@@ -84,12 +89,16 @@ def _without_and_with_scope(site: Site, count: int, report: Report) -> tuple[Sam
     return report.samples[0], report.samples[1], memory
 
 
+def _memory(path: str) -> list[float]:
+    return [pss_mib(session["pid"]) for session in sessions(path)]
+
+
 def _measure(path: str, python: str, count: int, pause_s: float) -> tuple[list[float], list[float]]:
     """Milliseconds to create a session, and until its first result."""
     created, both = [], []
     with Client(path) as client:
         client.time_of(first_execute("first", python), EXECUTED)  # what is imported with the first one is not counted
-        time.sleep(REHEARSED_S)
+        _wait_until_rehearsed(client)
         for number in range(count):
             name = f"bench-{pause_s:g}-{number}"
             time.sleep(pause_s)
@@ -99,6 +108,12 @@ def _measure(path: str, python: str, count: int, pause_s: float) -> tuple[list[f
             created.append(taken / 1000)
             both.append((taken + first) / 1000)
     return created, both
+
+
+def _wait_until_rehearsed(client: Client) -> None:
+    end = time.monotonic() + REHEARSED_S
+    while b'"is_rehearsed":false' in client.ask("GET", "/api/server") and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def pss_mib(pid: int) -> float:
