@@ -141,10 +141,7 @@ _NOTE_NEWEST_END = (
     "UPDATE sessions AS s SET host_seq = x.host_seq, execution_count = x.session_count,"
     f" as_of_event = x.finished_event_id FROM executions x WHERE x.session_id = s.id AND x.id = {_NEWEST_END}"
 )
-_NOTE_USE = (
-    f"UPDATE sessions AS s SET last_used_at = {_LAST_USED_AT}"
-    " WHERE id = (SELECT session_id FROM executions WHERE id = ?)"
-)
+_NOTE_USE = f"UPDATE sessions AS s SET last_used_at = {_LAST_USED_AT} WHERE id = ?"
 _FINISHED_UP_TO = (
     "UPDATE sessions SET finished_up_to = coalesce((SELECT id - 1 FROM executions WHERE session_id = sessions.id"
     " AND id > finished_up_to AND finished_at IS NULL ORDER BY id LIMIT 1),"
@@ -232,8 +229,15 @@ class Journal:
         with self._atomic:
             self._execute(statement, values)
 
+    def settle(self, session_id: str) -> None:
+        """Write into the session's row what the ends of its executions have told since. The next search for either
+        begins there: without this, it walks all executions of a session whose host has told none of their ends."""
+        with self._atomic:
+            self._execute(f"{_NOTE_NEWEST_END} AND s.id = ?", (session_id,))
+            self._execute(f"{_FINISHED_UP_TO} AND id = ?", (session_id,))
+
     def _settle(self) -> None:
-        """Write into the rows of sessions what the ends of executions have told since."""
+        """The same for all sessions."""
         with self._atomic:
             self._execute(_NOTE_NEWEST_END)
             self._execute(_FINISHED_UP_TO)
@@ -514,11 +518,11 @@ class Journal:
 
     # ---- events ----
 
-    def _before_removal(self, execution_id: int) -> None:
+    def _before_removal(self, session_id: str) -> None:
         """Keep what is known only from rows that are going: their numbers, how far the session came and when."""
         self._ids.keep()
-        self._execute(f"{_NOTE_NEWEST_END} AND x.id = ?", (execution_id,))
-        self._execute(_NOTE_USE, (execution_id,))
+        self.settle(session_id)
+        self._execute(_NOTE_USE, (session_id,))
 
     def append(self, event: Event) -> int:
         """Add an event that is told by itself; its id."""

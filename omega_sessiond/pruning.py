@@ -45,8 +45,8 @@ class Candidate(Struct, frozen=True):
 class Pruning:
     """The oldest history of all sessions."""
 
-    def __init__(self, database: Database, before_removal: Callable[[int], None]) -> None:
-        """`before_removal` is called with each execution of which something goes, in the same transaction."""
+    def __init__(self, database: Database, before_removal: Callable[[str], None]) -> None:
+        """`before_removal` is called with each session of which something goes, in the same transaction."""
         self._database = database
         self._before_removal = before_removal
         self._atomic = database.atomic
@@ -100,8 +100,8 @@ class Pruning:
     def remove(self, execution_ids: Sequence[int]) -> None:
         """Forget executions with all that belongs to them, their events included."""
         with self._atomic:
+            self._announce(execution_ids)
             for id in execution_ids:
-                self._before_removal(id)
                 self._execute("DELETE FROM events WHERE execution_id = ? AND body IS NOT NULL", (id,))
                 self._execute(
                     "DELETE FROM events WHERE id IN (SELECT started_event_id FROM executions WHERE id = :id UNION ALL"
@@ -113,8 +113,8 @@ class Pruning:
     def empty(self, execution_ids: Sequence[int], at: str) -> None:
         """Forget the output and rich parts of executions, and have the executions say so."""
         with self._atomic:
+            self._announce(execution_ids)
             for id in execution_ids:
-                self._before_removal(id)
                 self._execute(
                     "UPDATE executions SET pruned_at = ?, dropped_bytes = dropped_bytes"
                     " + coalesce((SELECT sum(length(text)) FROM output WHERE execution_id = executions.id), 0)"
@@ -126,6 +126,14 @@ class Pruning:
                     "DELETE FROM part_pieces WHERE part_id IN (SELECT id FROM parts WHERE execution_id = ?)", (id,)
                 )
                 self._execute("UPDATE parts SET omitted = ? WHERE execution_id = ? AND omitted IS NULL", (REMOVED, id))
+
+    def _announce(self, execution_ids: Sequence[int]) -> None:
+        for session_id in {
+            str(row[0])
+            for id in execution_ids
+            for row in self._database.rows("SELECT session_id FROM executions WHERE id = ?", (id,))
+        }:
+            self._before_removal(session_id)
 
     def note(self, session_id: str, pruned: Pruned) -> None:
         """Keep what has gone of a session, in place of what was kept before."""

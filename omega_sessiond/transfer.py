@@ -356,6 +356,7 @@ class _Intake:
         while not is_over:
             with self._journal.atomic():
                 is_over = self._take_step()
+                self._journal.settle(self._live.record.id)
             self._keeper.committed()
             await asyncio.sleep(0)
         if next(self._lines, None) is not None:

@@ -399,6 +399,37 @@ def test_removed_history_was_run_all_the_same(book: Journal, work: SessionRecord
     assert progress(book) == [(20, 2)]
 
 
+def test_ends_that_told_nothing_are_looked_at_once(book: Journal, work: SessionRecord) -> None:
+    """What no host has told the end of, as in a session that was imported, is not walked again with each removal."""
+    with book.atomic():
+        for _ in range(1000):
+            run(book, work)
+    own = [row.id for row in book.executions(work.id, 0, 1000)]
+    connection = book._database._connection
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def removal(id: int) -> int:
+        nonlocal steps
+        steps = 0
+        connection.set_progress_handler(count, 1)
+        book.pruning.remove([id])
+        connection.set_progress_handler(None, 1)
+        return steps
+
+    first, second = removal(own[0]), removal(own[1])
+    assert second < len(own) < first
+    other = add(book, session("other"))
+    with book.atomic():
+        for _ in range(1000):
+            run(book, other)
+        book.settle(other.id)
+    assert removal(book.executions(other.id, 0, 1)[0].id) < len(own)
+
+
 def test_end_that_changes_nothing_tells_nothing(book: Journal, work: SessionRecord) -> None:
     """A second end of an execution does not move its session."""
     execution_id = end(book, work, 10, 1)
