@@ -7,7 +7,8 @@ so that nothing goes silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
 from typing import Any
 
 from msgspec import Struct
@@ -24,10 +25,11 @@ _SIZE = (
 )
 _CANDIDATES = (
     f"SELECT x.id, x.session_id, x.queued_at, x.finished_at, length(CAST(x.command AS BLOB)), {_SIZE}"
-    " FROM executions x WHERE x.id > ? AND {} ORDER BY x.id LIMIT ?"
+    " FROM executions x WHERE x.id > ? AND x.session_id = ? ORDER BY x.id LIMIT ?"
 )
-_PAGE = 200
-"""Candidates read at a time: between two pages whoever asks may remove what he has seen."""
+_FIRST_PAGE, _PAGE = 5, 200
+"""Candidates read at a time: between two pages whoever asks may remove what he has seen. The first are few, for of most
+sessions nothing goes."""
 
 
 class Candidate(Struct, frozen=True):
@@ -61,16 +63,19 @@ class Pruning:
     def free_bytes(self) -> int:
         return self._pragma("page_size") * self._pragma("freelist_count")
 
-    def oldest(self, session_id: str | None = None) -> Generator[Candidate, None, None]:
-        """All executions, or one session's, oldest first."""
-        condition, values = ("x.session_id = ?", [session_id]) if session_id is not None else ("TRUE", [])
-        after = 0
+    def oldest(self, session_ids: Iterable[str]) -> Iterator[Candidate]:
+        """All executions of these sessions, those that came the longest ago first. Not by their ids: what was imported
+        is older than its ids are."""
+        return merge(*map(self._of, session_ids), key=lambda candidate: candidate.queued_at)
+
+    def _of(self, session_id: str) -> Iterator[Candidate]:
+        after, page = 0, _FIRST_PAGE
         while True:
-            rows = [*self._database.rows(_CANDIDATES.format(condition), (after, *values, _PAGE))]
+            rows = [*self._database.rows(_CANDIDATES, (after, session_id, page))]
             yield from (Candidate(*row) for row in rows)
-            if len(rows) < _PAGE:
+            if len(rows) < page:
                 return
-            after = rows[-1][0]
+            after, page = rows[-1][0], _PAGE
 
     def newest_id(self, session_id: str) -> int:
         """The session's last execution; 0 when it has none."""

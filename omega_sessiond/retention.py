@@ -87,6 +87,7 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
     to die, they name what is lost with it.
     """
     pruning = journal.pruning
+    session_ids = [*session_ids] if policy.session_id is None else [policy.session_id]
     chosen: set[int] = set()
     freed = 0
     used = pruning.used_bytes()
@@ -106,7 +107,7 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
         return Removal(found, whole, reason) if whole or found.output_bytes else None
 
     if policy.older_than is not None:
-        for found in pruning.oldest(policy.session_id):
+        for found in pruning.oldest(session_ids):
             if found.queued_at >= policy.older_than:
                 break
             if found.finished_at is not None and found.finished_at < policy.older_than:
@@ -117,9 +118,9 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
                     freed += removal.bytes
                     yield removal
     if policy.keep is not None:
-        for session_id in session_ids if policy.session_id is None else (policy.session_id,):
+        for session_id in session_ids:
             last = pruning.last_surplus_id(session_id, policy.keep)
-            for found in pruning.oldest(session_id) if last else ():
+            for found in pruning.oldest([session_id]) if last else ():
                 if found.id > last:
                     break
                 if found.id not in chosen and found.finished_at is not None and found.finished_at < policy.settled_at:
@@ -129,7 +130,7 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
                         yield removal
     if policy.max_bytes is None or used - freed <= policy.max_bytes:
         return
-    for found in pruning.oldest(policy.session_id):
+    for found in pruning.oldest(session_ids):
         if used - freed <= ENOUGH * policy.max_bytes:
             return
         if found.id in chosen or found.finished_at is None:
@@ -182,7 +183,7 @@ class Retention:
         before the first step, if there is one before the deletion itself."""
         ids: list[int] = []
         size = steps = 0
-        for candidate in self._journal.pruning.oldest(session_id):
+        for candidate in self._journal.pruning.oldest([session_id]):
             if candidate.finished_at is None:
                 continue
             ids.append(candidate.id)

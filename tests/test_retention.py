@@ -66,6 +66,21 @@ def test_age(book: Journal, work: SessionRecord) -> None:
     assert book.output(old) == []
 
 
+def test_imported_history_is_as_old_as_its_dates(book: Journal, work: SessionRecord) -> None:
+    """It came last and is the oldest: its age and the size of all take it first, asked for by its name or not."""
+    big = "y" * 100_000
+    used = [put(book, work, second, big) for second in (100, 101)]
+    other = add(book, session("imported"))
+    old = [put(book, other, second, big) for second in (1, 2, 102)]
+    aged = Policy(older_than=at(50))
+    planned = prune(book, aged, dry_run=True)
+    alone = prune(book, msgspec.structs.replace(aged, session_id=other.id), dry_run=True)
+    assert planned.sessions == alone.sessions != []
+    assert planned.executions == 2
+    prune(book, Policy(max_bytes=450_000, settled_at=LATER))
+    assert (ids(book, work), ids(book, other)) == (used, old[2:])
+
+
 def test_a_deleted_session_is_cleared_in_steps(
     book: Journal, work: SessionRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
