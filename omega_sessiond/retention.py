@@ -40,8 +40,9 @@ SLACK_BYTES = 64 * 1024 * 1024
 ENOUGH = 0.9
 """To which share of its limit a history that is too large is brought: not to be at it again with the next command."""
 
-ROW_BYTES = 500
-"""What an execution takes beside its command and output, about."""
+ROW_BYTES = 190
+"""What an execution takes beside its command and output, about. With more, a size would be reached on paper alone; with
+less, more would go than has to."""
 
 
 class Policy(Struct, frozen=True):
@@ -201,12 +202,24 @@ class Retention:
             used_bytes = self._journal.pruning.used_bytes()
             tally: dict[str, PrunedSession] = {}
             step: list[Removal] = []
-            for removal in plan(self._journal, policy, [*self._names()]):
-                step.append(removal)
-                if len(step) >= STEP_EXECUTIONS or sum(one.bytes for one in step) >= STEP_BYTES:
-                    await self._take(step, tally, dry_run)
-                    step = []
-            await self._take(step, tally, dry_run)
+            is_over = False
+            while not is_over:
+                is_over = True
+                for removal in plan(self._journal, policy, [*self._names()]):
+                    step.append(removal)
+                    if len(step) >= STEP_EXECUTIONS or sum(one.bytes for one in step) >= STEP_BYTES:
+                        await self._take(step, tally, dry_run)
+                        step, is_over = [], False
+                is_over = is_over and not step
+                await self._take(step, tally, dry_run)
+                step = []
+                # What an execution takes is estimated, and a limit is meant as it is said: once more where it is missed.
+                is_over = (
+                    is_over
+                    or dry_run
+                    or policy.max_bytes is None
+                    or (self._journal.pruning.used_bytes() <= policy.max_bytes)
+                )
             while not dry_run and tally and self._journal.pruning.free_bytes() > SLACK_BYTES:
                 self._journal.pruning.give_back(STEP_BYTES)
                 await asyncio.sleep(0)

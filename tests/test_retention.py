@@ -191,6 +191,21 @@ def test_dry_run_tells_the_same_and_does_nothing(book: Journal, work: SessionRec
     assert done.sessions[0].reasons == ["age", "count", "size"]
 
 
+def test_size_is_reached_with_short_commands(book: Journal, work: SessionRecord) -> None:
+    """What rows take counts as it is: the limit is kept, no more is said to go than there was, and no more goes."""
+    with book.atomic():
+        for second in range(3000):
+            put(book, work, second)
+    before = book.pruning.used_bytes()
+    everything = prune(book, Policy(keep=0, settled_at=at(59 * 60)), dry_run=True)
+    assert everything.bytes <= everything.journal_bytes == before
+    policy = Policy(max_bytes=before // 2, settled_at=at(59 * 60))
+    planned = prune(book, policy, dry_run=True)
+    done = prune(book, policy)
+    assert planned.executions == done.executions
+    assert before * 0.3 < book.pruning.used_bytes() <= before // 2
+
+
 def test_events_go_with_their_executions(book: Journal, work: SessionRecord) -> None:
     """The feed tells nothing of what has gone but that it has, and all of what has stayed."""
     put(book, work, 1)
