@@ -420,6 +420,11 @@ class Journal:
         )
         return 0 if row is None else int(row[0])
 
+    def last_known(self, session_id: str) -> int:
+        """The same, or the last that was pruned: what comes next stands behind that, too."""
+        row = self._row("SELECT up_to_id FROM prunings WHERE session_id = ?", session_id)
+        return max(self.last_begun(session_id), 0 if row is None else int(row[0]))
+
     def _execution(self, condition: str, *values: object) -> ExecutionRecord | None:
         row = self._row(_EXECUTIONS + condition, *values)
         return None if row is None else self._decoded(_execution_record, row)

@@ -213,7 +213,7 @@ class Retention:
                 is_over = is_over and not step
                 await self._take(step, tally, dry_run)
                 step = []
-                # What an execution takes is estimated, and a limit is meant as it is said: once more where it is missed.
+                # What an execution takes is estimated: once more where the limit is still missed.
                 is_over = (
                     is_over
                     or dry_run

@@ -277,13 +277,15 @@ class States:
         live = self._sessions.find(name)
         id = live.record.id
         parents = [(other.record.name, other.record.parent) for other in self._keeper.by_name.values()]
+        executions = self._journal.last_executions(id, limit + 1)
         nodes = timeline.nodes(
-            self._journal.last_executions(id, limit),
+            executions[-limit:],
             self._named(live),
             self._shelf.restores(id),
             self._shelf.copies(id),
             [(other, parent) for other, parent in parents if parent is not None and parent.session_id == id],
             live.record.parent,
+            is_cut=len(executions) > limit,
         )
         return Timeline(name, nodes)
 

@@ -23,13 +23,22 @@ def nodes(
     copies: Iterable[tuple[str, RestoreRecord]],
     forks: Iterable[tuple[str, Parent]],
     origin: Parent | None,
+    *,
+    is_cut: bool = False,
 ) -> list[TimelineNode]:
     """The tree of one session, each parent before its children. `copies` and `forks` are the other sessions that began
-    with a state of this one, by name; `origin` is what it was forked from itself."""
+    with a state of this one, by name; `origin` is what it was forked from itself. `is_cut`: there are older executions,
+    and of what was taken up before those here only the last is told."""
     grower = _Grower()
     if origin is not None:
         grower.begin(origin)
-    taken_up = sorted(restores, key=lambda restore: (restore.after_id, restore.id))
+    taken_up = sorted(restores, key=lambda restore: restore.id)
+    if is_cut and executions:
+        before = [restore for restore in taken_up if restore.after_id < executions[0].id]
+        first = max(0, len(before) - 1)
+        if first and _checkpoint(before[first]) == _checkpoint(before[first - 1]):
+            first -= 1  # a wake, and the restore that asked for it
+        taken_up = taken_up[first:]
     for row in executions:
         while taken_up and taken_up[0].after_id < row.id:
             grower.take_up(taken_up.pop(0))
@@ -70,7 +79,7 @@ class _Grower:
     def take_up(self, restore: RestoreRecord) -> None:
         """A process went on from a checkpoint: because it was asked to, or because the one before was gone."""
         source = restore.source
-        checkpoint = str(source.get("checkpoint", ""))
+        checkpoint = _checkpoint(restore)
         if "snapshot" not in source and checkpoint == self._restored:
             return  # the restore that asked for it stands there already
         kind = "restore" if "snapshot" in source else "wake"
@@ -79,6 +88,8 @@ class _Grower:
         title = str(source.get("snapshot", checkpoint))
         self._lost_from = self._tip
         self._tip = self._add(kind, restore.at, parent, title, str(source.get("session", "")))
+        if parent is None and "session" in source:  # what a copy began with was run elsewhere: its own states hang here
+            self._by_execution[int(source.get("execution_id", 0))] = self._tip
 
     def run(self, row: ExecutionRecord) -> None:
         at = row.started_at or row.queued_at
@@ -97,6 +108,10 @@ class _Grower:
 
     def hang(self, kind: str, at: str, execution_id: int, title: str, detail: str) -> None:
         self._add(kind, at, self._by_execution.get(execution_id), title, detail, execution_id or None)
+
+
+def _checkpoint(restore: RestoreRecord) -> str:
+    return str(restore.source.get("checkpoint", ""))
 
 
 def _names(variables: str | list[str]) -> str:

@@ -278,7 +278,7 @@ class Vault:
         taken_up = self._shelf.checkpoint(frame.id)
         if taken_up is not None:
             source = {"checkpoint": frame.id, "execution_id": taken_up.execution_id}
-            self._shelf.add_restore(live.record.id, now(), self._journal.last_begun(live.record.id), source)
+            self._shelf.add_restore(live.record.id, now(), self._journal.last_known(live.record.id), source)
         if frame.lost:
             before = [] if lost is None else [lost.reason]
             names = lost.variables if lost is not None and isinstance(lost.variables, list) else []
@@ -418,7 +418,7 @@ class Vault:
         try:
             with self._journal.atomic():
                 kept_as = self.give_up(live, "restore")
-                self._shelf.add_restore(before.id, now(), last, source)
+                self._shelf.add_restore(before.id, now(), self._journal.last_known(before.id), source)
                 told = str(source["snapshot"])
                 self._journal.append(SessionRestored(now(), before.id, before.name, told, kept_as, None))
                 covers, is_asleep = max(last, target.execution_id), live.host is None

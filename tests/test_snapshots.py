@@ -150,6 +150,51 @@ def test_refused_checkpoint_stays_as_a_snapshot(life: Life) -> None:
     assert life.value("work", "x") == 1
 
 
+def test_timeline_of_a_copy_hangs_from_what_it_began_with(life: Life) -> None:
+    """A snapshot of it before its first command, and the way back to that, hang from the state that it was made of."""
+    life.run("work", "n = 0")
+    life.post(f"{WORK}/snapshots", {"name": "foo"})
+    life.post(f"{WORK}/restore", {"snapshot": "foo", "into": "copy"})
+    life.post("/api/sessions/copy/snapshots", {"name": "bar"})
+    life.run("copy", "n = 1")
+    life.post("/api/sessions/copy/restore", {"snapshot": "bar"})
+    life.run("copy", "n")
+    nodes = life.get("/api/sessions/copy/timeline")["nodes"]
+    of = {(node["kind"], node["title"]): node for node in nodes}
+    start = of["restore", "foo"]
+    assert start["parent"] is None
+    assert of["restore", "bar"]["parent"] == of["snapshot", "bar"]["parent"] == start["id"]
+    assert of["execution", "n"]["parent"] == of["restore", "bar"]["id"]
+
+
+def test_timeline_draws_what_it_was_asked_for(life: Life) -> None:
+    """Of the restores before the executions that it shows only the last one is drawn."""
+    life.run("work", "n = 0")
+    life.post(f"{WORK}/snapshots", {"name": "foo"})
+    for number in range(3):
+        life.post(f"{WORK}/restore", {"snapshot": "foo"})
+        life.run("work", f"n + {number}")
+    cut = life.get(f"{WORK}/timeline?limit=1")["nodes"]
+    assert [node["kind"] for node in cut if node["kind"] in ("restore", "execution")] == ["restore", "execution"]
+    assert cut[1]["title"] == "n + 2"
+    whole = life.get(f"{WORK}/timeline?limit=4")["nodes"]
+    assert [node["kind"] for node in whole].count("restore") == 3
+
+
+def test_timeline_keeps_its_order_when_history_is_gone(life: Life) -> None:
+    """A restore after all was pruned comes behind the one before it, and what is run then hangs from it."""
+    life.run("work", "n = 0")
+    life.post(f"{WORK}/snapshots", {"name": "foo"})
+    life.post(f"{WORK}/snapshots", {"name": "bar"})
+    life.post(f"{WORK}/restore", {"snapshot": "foo"})
+    assert life.call("POST", "/api/prune", {"keep": 0}).json["executions"] == 1
+    life.post(f"{WORK}/restore", {"snapshot": "bar"})
+    life.run("work", "n")
+    nodes = [node for node in life.get(f"{WORK}/timeline")["nodes"] if node["kind"] in ("restore", "execution")]
+    assert [node["title"] for node in nodes] == ["foo", "bar", "n"]
+    assert nodes[2]["parent"] == nodes[1]["id"]
+
+
 def test_timeline_is_a_tree(life: Life) -> None:
     """What follows a restore hangs from the execution whose state it is; losses and copies branch off."""
     first = life.run("work", "x = 1")["id"]
