@@ -25,7 +25,15 @@ async def check(source: Live, timeout_s: float) -> None:
     name, host = source.record.name, source.host
     if source.record.engine != "python":
         engine = source.record.engine
-        raise CannotFork(f"Session '{name}' cannot be forked: its engine '{engine}' keeps its state in another process")
+        can_save = source.record.keep.checkpoint_id is not None or (
+            host is not None and host.hello is not None and "save" in host.hello.features
+        )
+        raise CannotFork(
+            f"Session '{name}' cannot be forked: its engine '{engine}' keeps its state in another process",
+            hint="Fork what is saved: `from_checkpoint` (--from-checkpoint)."
+            if can_save
+            else "Nor can it be saved: make a new session, and run there what this one has run.",
+        )
     if host is None or host.hello is None or FEATURE not in host.hello.features:
         raise CannotFork(
             f"Session '{name}' cannot be forked: its process is of an earlier version",

@@ -61,6 +61,16 @@ def test_a_copy_names_its_parent_and_has_its_own_history(life: Life) -> None:
     assert life.session("b")["parent"] == copy["parent"]
 
 
+def test_an_engine_that_cannot_be_saved_is_not_advised_to_be(life: Life) -> None:
+    """The hint names the way by a checkpoint only where there can be one."""
+    life.post("/api/sessions", {"name": "a", "engine": "bash"})
+    life.run("a", "x=1")
+    refused = fork(life, "a", "b")
+    assert refused.code == "cannot_fork"
+    assert "checkpoint" not in refused.json["hint"]
+    assert "new session" in refused.json["hint"]
+
+
 def test_a_busy_session_is_refused_at_once(life: Life) -> None:
     """409 session_busy while a command runs, and nothing is left of the copy."""
     id = life.begin_running("a", FOREVER)
