@@ -480,6 +480,44 @@ def test_node_is_interrupted_whatever_listens(start: Start, before: str) -> None
     assert host.run("kept + 1").value == "42"
 
 
+def test_guile_outlives_an_interrupt_between_commands(start: Start) -> None:
+    """A signal that finds guile at rest, or on its way from one command to the next, takes nothing of either."""
+    if shutil.which("guile") is None:
+        unavailable("guile is not installed")
+    host = start("guile")
+    pid = int(host.run("(getpid)").value or "")
+    for number in range(100):
+        os.kill(pid, signal.SIGINT)
+        found = host.run(f"(+ {number} 1)")
+        assert (found.value, found.stderr) in ((str(number + 1), ""), (None, "Interrupted\n"))
+    assert host.run("(getpid)").value == str(pid)
+
+
+def test_guile_is_interrupted_while_it_reads(start: Start) -> None:
+    """^C ends a command that waits for input, each time, and the next command answers."""
+    if shutil.which("guile") is None:
+        unavailable("guile is not installed")
+    host = start("guile")
+    host.run("(use-modules (ice-9 rdelim))")
+    for _ in range(3):
+        id = host.start("(read-line)")
+        host.daemon.wait_for("input_request", id=id)
+        host.interrupt()
+        assert host.daemon.result(id).status == "interrupted"
+        assert host.run("(+ 1 1)").value == "2"
+
+
+def test_guile_goes_back_to_an_earlier_command(start: Start) -> None:
+    """A continuation that was captured in one command is called in another, whose value it gives."""
+    if shutil.which("guile") is None:
+        unavailable("guile is not installed")
+    host = start("guile")
+    host.run("(define k #f) (define n 0)")
+    host.run("(begin (call/cc (lambda (c) (set! k c))) (set! n (+ n 1)) n)")
+    assert [host.run("(k 1)").value for _ in range(2)] == ["2", "3"]
+    assert host.run("n").value == "3"
+
+
 # ---- the end ----
 
 
