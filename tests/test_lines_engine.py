@@ -655,6 +655,19 @@ NODE_ASKS = (
 )
 
 
+@pytest.mark.parametrize("table", [None, {"terminal": True}], ids=["pipes", "terminal"])
+def test_child_of_node_reads_no_orders(start: Start, table: Table | None) -> None:
+    """What inherits node's input, or reads its descriptor, finds an end there; the orders behind it are carried out."""
+    if shutil.which("node") is None:
+        unavailable("node is not installed")
+    host = start("child", {"like": "node", **(table or {})})
+    spawn = "require('child_process').spawn('cat', { stdio: 'inherit' })"
+    id = host.start(f"await new Promise((done) => {spawn}.on('exit', done))")
+    assert host.daemon.result(id).value == "0"
+    assert host.run("require('child_process').spawnSync('cat', { stdio: 'inherit' }).status").value == "0"
+    assert host.run("require('fs').readFileSync(0, 'utf8')").value == "''"
+
+
 def test_node_asks_while_it_awaits(start: Start) -> None:
     """What node's code reads of process.stdin is asked for, with the prompt, as often as it wants; ^C ends it."""
     if shutil.which("node") is None:
