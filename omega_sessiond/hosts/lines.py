@@ -97,7 +97,7 @@ class LinesEngine:
             return self._refuse("LineTooLong", message)
         try:
             dialogue = self._renew(dialogue)
-            return self._outcome(dialogue.say(self._options["submit"], self._values(code)))
+            return self._outcome(dialogue.say(self._options["submit"], self._values(code)), code)
         except Gone:
             self._forget_dialogue()
             return self._bury(dialogue)
@@ -116,6 +116,9 @@ class LinesEngine:
             verdict = self._judge(code)
             if verdict.status == "incomplete":
                 return "", "the command is not complete and was not sent: %s" % verdict.what
+        # One line is read whole before any of it is run: only of more must it be known before.
+        if rule == "program" and "\n" in code and self._check(code) == "incomplete":
+            return "", "the command is not complete and was not sent"
         return self._counter.prepare(code)
 
     def _judge(self, code: str) -> Verdict:
@@ -139,7 +142,7 @@ class LinesEngine:
         self._desk.printer.show("traceback", "%s: %s\n" % (self.name, message))
         return Outcome("error", error=ErrorReport(name, message, ""))
 
-    def _outcome(self, talk: Conversation) -> Outcome:
+    def _outcome(self, talk: Conversation, code: str) -> Outcome:
         status = talk.status or ""
         if talk.trouble is not None:
             return self._refuse(talk.trouble.name, talk.trouble.message)
@@ -154,6 +157,11 @@ class LinesEngine:
             return Outcome("interrupted", talk.displayed)
         if not failed:
             return Outcome("ok", talk.displayed)
+        if self._options["complete"] == "program":
+            complains = any(re.search(self._options["check_incomplete"], tail) for tail in talk.tails.values())
+            if complains and self._check(code) == "incomplete":  # and not something that the command ran
+                message = "the command is not complete, and nothing of it was run"
+                return Outcome("error", talk.displayed, ErrorReport("Incomplete", message, ""))
         named = {} if found is None else found.groupdict()
         name = named.get("name") or ("ExitStatus" if found is None else "Error")
         message = named.get("message") or ("exit status %s" % status if found is None else found.group().strip())
@@ -213,10 +221,14 @@ class LinesEngine:
         """What a program of its own says of the code."""
         import subprocess
 
-        done = subprocess.run(
-            self._options["check"], input=code.encode("utf-8", "surrogateescape"),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=QUESTION_S,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                self._options["check"], input=code.encode("utf-8", "surrogateescape"),
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=QUESTION_S,
+                env={**os.environ, "LC_ALL": "C"},  # what it says is searched for English words
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return "unknown"
         if done.returncode == 0:
             return "complete"
         said = done.stdout.decode("utf-8", "replace")
