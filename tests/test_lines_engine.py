@@ -685,6 +685,35 @@ def test_child_of_node_reads_no_orders(start: Start, table: Table | None) -> Non
     assert host.run("require('fs').readFileSync(0, 'utf8')").value == "''"
 
 
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        ("a b", "SyntaxError", "Unexpected identifier 'b'"),
+        ("await 1; a b", "SyntaxError", "Unexpected token 'b'"),
+        ("import fs from 'fs'", "SyntaxError", "Cannot use import statement outside a module"),
+        ("throw new (class MyErr extends Error {})('mine')", "MyErr", "mine"),
+        ("throw Object.assign(new Error('none'), { constructor: null })", "Error", "none"),
+        ("throw 'a: b'", "Error", "'a: b'"),
+    ],
+)
+def test_errors_of_node_have_their_names(start: Start, code: str, name: str, message: str) -> None:
+    """What is wrong with code, and what it throws, is told by the name of its class."""
+    if shutil.which("node") is None:
+        unavailable("node is not installed")
+    error = start("node").run(code).result["error"]
+    assert (error["name"], error["message"]) == (name, message)
+
+
+def test_prompt_of_gdb_is_no_output(start: Start) -> None:
+    """A prompt that the session's code sets would stand in the output of all that comes."""
+    if shutil.which("gdb") is None:
+        unavailable("gdb is not installed")
+    host = start("gdb")
+    for code in ("set prompt (gdb)", "python gdb.prompt_hook = lambda present: 'hook> '"):
+        assert host.run(code).status == "ok"
+        assert host.run("print 1").stdout.endswith(" = 1\n")
+
+
 def test_node_asks_while_it_awaits(start: Start) -> None:
     """What node's code reads of process.stdin is asked for, with the prompt, as often as it wants; ^C ends it."""
     if shutil.which("node") is None:
