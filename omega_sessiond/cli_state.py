@@ -83,8 +83,6 @@ def restore(call: Invocation) -> int:
         call.screen.json(restored)
     else:
         call.screen.say(f"{restored['session']['name']}: {restored['note']}")
-        if restored["kept_as"] is not None:
-            call.screen.say(f"What it had is kept as snapshot {restored['kept_as']}.")
     return 0
 
 

@@ -43,6 +43,9 @@ from omega_sessiond.messages import (
 from omega_sessiond.records import Keep
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
+LACKING_TOLD = 10
+"""How much of what a kept state lacks its note names; the snapshot has the rest."""
+
 
 class Sessions(Protocol):
     """What this needs of the use-cases of sessions."""
@@ -184,7 +187,7 @@ class States:
             "checkpoint": checkpoint.id,
             "execution_id": checkpoint.execution_id,
         }
-        kept_as = self._vault.put(live, checkpoint, source)
+        kept, kept_as = self._vault.current(live), self._vault.put(live, checkpoint, source)
         if live.host is not None:
             budget_s = self._settings.stop_budget_s if request.budget_s is None else request.budget_s
             await self._keeper.end(live, "restored", budget_s, successor=True)
@@ -201,6 +204,8 @@ class States:
         else:
             self._keeper.announce(live)
         note = f"It goes on from snapshot '{snapshot.name}', after execution {checkpoint.execution_id}."
+        if kept_as is not None:
+            note += f" What it had is kept as snapshot {kept_as}{'' if kept is None else _but_for(kept)}."
         return Restored(self._sessions.view(live), kept_as, note)
 
     def _restore_into(self, live: Live, snapshot: SnapshotRecord, checkpoint: CheckpointRecord, into: str) -> Restored:
@@ -295,6 +300,13 @@ def _link_files(source: str, target: str) -> None:
     os.makedirs(target, mode=0o700)
     for name in ("header.json", "state"):
         os.link(f"{source}/{name}", f"{target}/{name}")
+
+
+def _but_for(kept: CheckpointRecord) -> str:
+    """What a checkpoint lacks of the state that it was made of, in words."""
+    lacking = [*sorted(kept.left_out), *kept.obstacles]
+    told = [*lacking[:LACKING_TOLD], *([f"{len(lacking) - LACKING_TOLD} more"] if lacking[LACKING_TOLD:] else [])]
+    return f", but for {', '.join(told)}" if told else ""
 
 
 def _view(snapshot: SnapshotRecord, checkpoint: CheckpointRecord) -> Snapshot:

@@ -150,6 +150,17 @@ def test_refused_checkpoint_stays_as_a_snapshot(life: Life) -> None:
     assert life.value("work", "x") == 1
 
 
+def test_restore_says_what_could_not_be_kept(life: Life) -> None:
+    """What it had is kept but for what no checkpoint holds, which its note names."""
+    life.run("work", "x = 1")
+    life.post(f"{WORK}/snapshots", {"name": "first"})
+    assert "but for" not in life.post(f"{WORK}/restore", {"snapshot": "first"})["note"]
+    life.run("work", "g = (i for i in range(9)); f = open('/etc/passwd')")
+    told = life.omegactl("restore", "work", "first").stderr
+    assert "What it had is kept as snapshot before-restore-" in told
+    assert ", but for f, g" in told
+
+
 def test_timeline_of_a_copy_hangs_from_what_it_began_with(life: Life) -> None:
     """A snapshot of it before its first command, and the way back to that, hang from the state that it was made of."""
     life.run("work", "n = 0")

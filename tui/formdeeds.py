@@ -193,9 +193,8 @@ def restore_snapshot(app: Dashboard, session: Session, snapshot: str | None) -> 
             if not await app.confirm(question, consequence, "Restore", app.line(words)):
                 return
         done = await app.ask(lambda client: same(client, name, id).post(f"{path}/restore", body))
-        kept = f" What it had is kept as snapshot {done['kept_as']}." if done["kept_as"] is not None else ""
-        app.log_command(words, done["note"] + kept)
-        app.tell(done["note"] + kept)
+        app.log_command(words, done["note"])
+        app.tell(done["note"])
         if into:
             show_new(app, done["session"])
         else:
