@@ -176,7 +176,7 @@ GDB = Row(
     forever="shell touch {path}\npython\nwhile True: pass\nend",
     unicode="shell echo ä€😀",
     big="shell head -c 52428800 /dev/zero | tr '\\0' x",
-    incomplete=None,  # a block without its end is run as far as it goes, as in a file of commands
+    incomplete="define f\necho 1\n",
     dies="shell kill -9 $PPID",
     slow="shell touch {path}; until [ -e {path}.go ]; do sleep 0.01; done; echo done",
 )

@@ -714,6 +714,18 @@ def test_prompt_of_gdb_is_no_output(start: Start) -> None:
         assert host.run("print 1").stdout.endswith(" = 1\n")
 
 
+def test_block_of_gdb_wants_its_end(start: Start) -> None:
+    """A block without its end is refused, and nothing of it is done; what is text to its end opens none."""
+    if shutil.which("gdb") is None:
+        unavailable("gdb is not installed")
+    host = start("gdb")
+    for code in ("if 1", "while 0\necho", "define kept\nif 1\necho\nend", "python\nprint(1)", "document kept\nif\n"):
+        done = host.run(code)
+        assert (done.status, done.result["error"]["name"]) == ("error", "Incomplete"), code
+    whole = "define kept\nif 1\nprint 41\nend\nend\ndocument kept\nif\nend\npython\nif True: print('mine')\nend\nkept"
+    assert host.run(whole).stdout == "mine\n$1 = 41\n"
+
+
 def test_node_asks_while_it_awaits(start: Start) -> None:
     """What node's code reads of process.stdin is asked for, with the prompt, as often as it wants; ^C ends it."""
     if shutil.which("node") is None:

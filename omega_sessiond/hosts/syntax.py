@@ -18,7 +18,7 @@ class Verdict(NamedTuple):
 class Syntax:
     """`brackets` are pairs like "()"; `strings` quotes, in which `escape` takes the next character; `comments` run to
     the line's end; `blocks` pairs of delimiters around comments; `characters` is a prefix (Lisp's `#\\`) that makes
-    the next character a plain one; `words` are pairs like "python…end" of whole first words of a line."""
+    the next character a plain one."""
 
     def __init__(self, rules: Dict[str, Any]) -> None:
         self._closers = {pair[1]: pair[0] for pair in rules.get("brackets", [])}
