@@ -719,10 +719,10 @@ def test_block_of_gdb_wants_its_end(start: Start) -> None:
     if shutil.which("gdb") is None:
         unavailable("gdb is not installed")
     host = start("gdb")
-    for code in ("if 1", "while 0\necho", "define kept\nif 1\necho\nend", "python\nprint(1)", "document kept\nif\n"):
+    for code in ("if 1", "while 0\necho", "define kept\nif 1\necho\nend", "python\nprint(1)", "document kept\nmine\n"):
         done = host.run(code)
         assert (done.status, done.result["error"]["name"]) == ("error", "Incomplete"), code
-    whole = "define kept\nif 1\nprint 41\nend\nend\ndocument kept\nif\nend\npython\nif True: print('mine')\nend\nkept"
+    whole = "define kept\nif 1\nprint 41\nend\nend\ndocument kept\nmine\nend\npython\nif True: print('mine')\nend\nkept"
     assert host.run(whole).stdout == "mine\n$1 = 41\n"
 
 
