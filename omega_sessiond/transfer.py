@@ -58,7 +58,11 @@ PIECE_BYTES = 192 * 1024
 """Of the state in one line."""
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""A longer line is not ours: a command is at most a request's body, and the rest comes in pieces."""
+"""A longer line is not ours, unless bodies may be longer: a command is at most a request's body, and the rest comes in
+pieces."""
+
+BESIDE_COMMAND_BYTES = 1024 * 1024
+"""What else may stand in an execution's line."""
 
 STEP_LINES, STEP_BYTES = 200, 256 * 1024
 """Read and committed before others have their turn: at most so many lines, and no further one after so many bytes."""
@@ -164,6 +168,7 @@ class Transfer:
         self, settings: Settings, journal: Journal, keeper: Keeper, sessions: Sessions, states: States
     ) -> None:
         self._state_dir = settings.state_dir
+        self._max_line_bytes = max(MAX_LINE_BYTES, settings.max_body_bytes + BESIDE_COMMAND_BYTES)
         self._journal = journal
         self._keeper = keeper
         self._sessions = sessions
@@ -267,7 +272,9 @@ class Transfer:
         """A new session from a file on this machine. Raises InvalidImport, ForeignState, SessionExists,
         EngineUnavailable."""
         with _opened(request.file) as stream:
-            return await _Intake(self._state_dir, self._journal, self._keeper, self._sessions, request, stream).run()
+            lines = _read(stream, request.file, self._max_line_bytes)
+            intake = _Intake(self._state_dir, self._journal, self._keeper, self._sessions, request, stream, lines)
+            return await intake.run()
 
 
 class _Intake:
@@ -281,6 +288,7 @@ class _Intake:
         sessions: Sessions,
         request: ImportRequest,
         stream: BinaryIO,
+        lines: Iterator[Line],
     ) -> None:
         self._state_dir = state_dir
         self._journal = journal
@@ -288,7 +296,7 @@ class _Intake:
         self._sessions = sessions
         self._request = request
         self._stream = stream
-        self._lines = _read(stream, request.file)
+        self._lines = lines
         self._live: Live
         self._ids: dict[int, int] = {}
         self._unfinished: ExecutionLine | None = None
@@ -534,17 +542,22 @@ def _line(line: Line) -> bytes:
     return _encode(line) + b"\n"
 
 
-def _read(stream: BinaryIO, file: str) -> Iterator[Line]:
+def _read(stream: BinaryIO, file: str, most: int) -> Iterator[Line]:
     """The lines of a file. Raises InvalidImport for what is none of ours, with its number."""
     number = 0
     while True:
         try:
-            data = stream.readline(MAX_LINE_BYTES)
+            data = stream.readline(most + 1)
         except OSError as error:  # a plain file by its looks, like those in /proc
             raise _unreadable(file, error) from None
         if not data:
             return
         number += 1
+        if len(data) > most:
+            raise InvalidImport(
+                f"{file}, line {number}, is longer than {most} bytes",
+                hint="If it is an exported session, its daemon took longer commands: raise `max_body_bytes` here, too.",
+            )
         try:
             yield _decode(data)
         except msgspec.MsgspecError as error:

@@ -209,6 +209,25 @@ def test_files_that_cannot_be_read(life: Life, place: Place) -> None:
     assert life.call("POST", "/api/import", {"file": put(place, lines(life, "work"))}).code == "session_exists"
 
 
+def test_long_commands_come_back_where_they_may_be_sent(lives: Callable[..., Life], place: Place) -> None:
+    """With a larger `max_body_bytes` a line of an export may be as long."""
+    life = lives(max_body_bytes=64 << 20)
+    command = "text = '%s'; len(text)" % ("ä" * (9 << 20))
+    assert life.run("work", command)["result"] == str(9 << 20)
+    order = {"file": put(place, lines(life, "work")), "name": "copy"}
+    assert life.call("POST", "/api/import", order).status == 201
+    assert life.history("copy")[0]["command"] == command
+
+
+def test_line_that_is_longer_than_a_command_may_be(life: Life, place: Place) -> None:
+    """The answer names the line, and the setting that its daemon had."""
+    life.run("work", "1")
+    file = put(place, changed(lines(life, "work"), command="1" * (17 << 20)))
+    answer = life.call("POST", "/api/import", {"file": file, "name": "copy"})
+    assert (answer.status, "max_body_bytes" in answer.json["hint"]) == (400, True), answer
+    assert "line 2, is longer than" in answer.json["error"]
+
+
 def test_daemon_that_dies_in_the_middle_of_an_import(life: Life, place: Place) -> None:
     """What a killed daemon had taken in of a file is gone with the next one, and none of its commands has run."""
     mark = place.home / "run"
