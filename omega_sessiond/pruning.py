@@ -7,8 +7,9 @@ so that nothing goes silently.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import merge
+from heapq import heappop, heappush
 from typing import Any
 
 from msgspec import Struct
@@ -27,9 +28,12 @@ _CANDIDATES = (
     f"SELECT x.id, x.session_id, x.queued_at, x.finished_at, length(CAST(x.command AS BLOB)), {_SIZE}"
     " FROM executions x WHERE x.id > ? AND x.session_id = ? ORDER BY x.id LIMIT ?"
 )
-_FIRST_PAGE, _PAGE = 5, 200
-"""Candidates read at a time: between two pages whoever asks may remove what he has seen. The first are few, for of most
-sessions nothing goes."""
+_BEGINNINGS = (
+    "SELECT * FROM (SELECT (SELECT x.queued_at FROM executions x WHERE x.session_id = s.id ORDER BY x.id LIMIT 1)"
+    " AS begun_at, s.id FROM sessions s) WHERE begun_at IS NOT NULL ORDER BY begun_at"
+)
+_PAGE = 200
+"""Candidates read at a time: between two pages whoever asks may remove what he has seen."""
 
 
 class Candidate(Struct, frozen=True):
@@ -65,17 +69,33 @@ class Pruning:
 
     def oldest(self, session_ids: Iterable[str]) -> Iterator[Candidate]:
         """All executions of these sessions, those that came the longest ago first. Not by their ids: what was imported
-        is older than its ids are."""
-        return merge(*map(self._of, session_ids), key=lambda candidate: candidate.queued_at)
+        is older than its ids are. A session is read when it is the turn of its first one: of most, nothing goes."""
+        wanted = {*session_ids}
+        waiting = deque((begun_at, id) for begun_at, id in self._database.rows(_BEGINNINGS) if id in wanted)
+        begun: list[tuple[str, int, Candidate, Iterator[Candidate]]] = []
 
-    def _of(self, session_id: str) -> Iterator[Candidate]:
-        after, page = 0, _FIRST_PAGE
+        def go_on(others: Iterator[Candidate]) -> None:
+            candidate = next(others, None)
+            if candidate is not None:
+                heappush(begun, (candidate.queued_at, candidate.id, candidate, others))
+
+        while waiting or begun:
+            if waiting and (not begun or waiting[0][0] < begun[0][0]):
+                go_on(self.of(waiting.popleft()[1]))
+            else:
+                *_, candidate, others = heappop(begun)
+                yield candidate
+                go_on(others)
+
+    def of(self, session_id: str) -> Iterator[Candidate]:
+        """All executions of a session, in their order."""
+        after = 0
         while True:
-            rows = [*self._database.rows(_CANDIDATES, (after, session_id, page))]
+            rows = [*self._database.rows(_CANDIDATES, (after, session_id, _PAGE))]
             yield from (Candidate(*row) for row in rows)
-            if len(rows) < page:
+            if len(rows) < _PAGE:
                 return
-            after, page = rows[-1][0], _PAGE
+            after = rows[-1][0]
 
     def newest_id(self, session_id: str) -> int:
         """The session's last execution; 0 when it has none."""

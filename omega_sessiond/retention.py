@@ -121,7 +121,7 @@ def plan(journal: Journal, policy: Policy, session_ids: Iterable[str]) -> Genera
     if policy.keep is not None:
         for session_id in session_ids:
             last = pruning.last_surplus_id(session_id, policy.keep)
-            for found in pruning.oldest([session_id]) if last else ():
+            for found in pruning.of(session_id) if last else ():
                 if found.id > last:
                     break
                 if found.id not in chosen and found.finished_at is not None and found.finished_at < policy.settled_at:
@@ -184,7 +184,7 @@ class Retention:
         before the first step, if there is one before the deletion itself."""
         ids: list[int] = []
         size = steps = 0
-        for candidate in self._journal.pruning.oldest([session_id]):
+        for candidate in self._journal.pruning.of(session_id):
             if candidate.finished_at is None:
                 continue
             ids.append(candidate.id)
@@ -201,25 +201,10 @@ class Retention:
         async with self._is_pruning:
             used_bytes = self._journal.pruning.used_bytes()
             tally: dict[str, PrunedSession] = {}
-            step: list[Removal] = []
-            is_over = False
-            while not is_over:
-                is_over = True
-                for removal in plan(self._journal, policy, [*self._names()]):
-                    step.append(removal)
-                    if len(step) >= STEP_EXECUTIONS or sum(one.bytes for one in step) >= STEP_BYTES:
-                        await self._take(step, tally, dry_run)
-                        step, is_over = [], False
-                is_over = is_over and not step
-                await self._take(step, tally, dry_run)
-                step = []
-                # What an execution takes is estimated: once more where the limit is still missed.
-                is_over = (
-                    is_over
-                    or dry_run
-                    or policy.max_bytes is None
-                    or (self._journal.pruning.used_bytes() <= policy.max_bytes)
-                )
+            # What an execution takes is estimated: once more where the limit is still missed.
+            while await self._go_through(policy, tally, dry_run) and not dry_run:
+                if policy.max_bytes is None or self._journal.pruning.used_bytes() <= policy.max_bytes:
+                    break
             while not dry_run and tally and self._journal.pruning.free_bytes() > SLACK_BYTES:
                 self._journal.pruning.give_back(STEP_BYTES)
                 await asyncio.sleep(0)
@@ -239,6 +224,19 @@ class Retention:
                 *(report.executions, report.outputs, len(sessions), report.bytes),
             )
         return report
+
+    async def _go_through(self, policy: Policy, tally: dict[str, PrunedSession], dry_run: bool) -> bool:
+        """Remove what goes by the estimates, step by step; whether anything did."""
+        count = 0
+        step: list[Removal] = []
+        for removal in plan(self._journal, policy, [*self._names()]):
+            step.append(removal)
+            count += 1
+            if len(step) >= STEP_EXECUTIONS or sum(one.bytes for one in step) >= STEP_BYTES:
+                await self._take(step, tally, dry_run)
+                step = []
+        await self._take(step, tally, dry_run)
+        return count > 0
 
     async def _take(self, step: list[Removal], tally: dict[str, PrunedSession], dry_run: bool) -> None:
         names = self._names()

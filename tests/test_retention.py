@@ -66,6 +66,18 @@ def test_age(book: Journal, work: SessionRecord) -> None:
     assert book.output(old) == []
 
 
+def test_oldest_of_many_sessions_come_first(book: Journal) -> None:
+    """What there is to choose from stands in the order of its dates, in whichever sessions; one without history is no
+    hindrance, and of those that are not asked for nothing comes."""
+    dates = {"late": (5, 8), "other": (2, 3), "early": (1, 4, 9), "same": (5, 6), "empty": ()}
+    owners = {name: add(book, session(name)) for name in dates}
+    for name, seconds in dates.items():
+        for second in seconds:
+            put(book, owners[name], second)
+    asked = [owner.id for name, owner in owners.items() if name != "other"]
+    assert [found.queued_at for found in book.pruning.oldest(asked)] == [at(n) for n in (1, 4, 5, 5, 6, 8, 9)]
+
+
 def test_imported_history_is_as_old_as_its_dates(book: Journal, work: SessionRecord) -> None:
     """It came last and is the oldest: its age and the size of all take it first, asked for by its name or not."""
     big = "y" * 100_000
