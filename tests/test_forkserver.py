@@ -129,6 +129,26 @@ def test_a_rehearsal_leaves_no_trace(life: Life) -> None:
             assert other[what] == seen, what
 
 
+SLOW = """
+import os, sys, time
+def slow(frame, event, argument):
+    if event == "return" and frame.f_code.co_name == "_work":
+        time.sleep(0.02)
+_waitpid = os.waitpid
+os.waitpid = lambda pid, options: (time.sleep(0.05), _waitpid(pid, options))[1]
+sys.setprofile(slow)
+"""
+"""Time for a save to end, and some more until its process has ended too."""
+
+
+def test_a_slow_rehearsal_ends(place: Place) -> None:
+    """A server in the midst of it hears nobody: one that waited for what has come already would outlive its daemon."""
+    Path(place.base, "sitecustomize.py").write_text(SLOW)
+    with Daemon(place, env={"PYTHONPATH": str(place.base)}) as daemon:
+        life = Caller(daemon.socket_path)
+        wait_until(lambda: [one for one in servers(life) if one["is_rehearsed"]], "it has rehearsed")
+
+
 def test_the_default_interpreter_is_ready_from_the_start(life: Life) -> None:
     """The first session of all is forked, with the daemon's environment less what is the daemon's own."""
     server = ready(life)

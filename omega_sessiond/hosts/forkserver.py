@@ -37,6 +37,9 @@ CONNECTIONS = ("control", "command")
 PRELOAD_S = 120
 """An import that takes longer hangs: SIGALRM ends the server, and the daemon starts one without it."""
 
+STEP_S = 30
+"""Of the rehearsal, a few milliseconds. What hangs in it ends: nobody could tell the server to."""
+
 Connections = Sequence[_socket.socket]
 Mark = Optional[Tuple[int, int, int]]
 
@@ -119,7 +122,7 @@ class ForkServer:
         while True:
             rehearsal = self._rehearsal
             ready = self._poll.poll(None if rehearsal is None else 0 if rehearsal.is_on else QUIET_MS)
-            if rehearsal is not None and (not ready or self._births >= UNREHEARSED) and rehearsal.go_on(self._stage):
+            if rehearsal is not None and (not ready or self._births >= UNREHEARSED) and self._has_rehearsed(rehearsal):
                 self._rehearsal = None
                 _settle()
                 self._say({"t": "rehearsed"})
@@ -139,6 +142,14 @@ class ForkServer:
                     self._retired = True
             if self._retired and not self._children:
                 os._exit(0)
+
+    def _has_rehearsed(self, rehearsal: Rehearsal) -> bool:
+        """Go on with it; whether that was all."""
+        signal.alarm(STEP_S)
+        try:
+            return rehearsal.go_on(self._stage)
+        finally:
+            signal.alarm(0)
 
     def _say(self, frame: wire.Frame) -> None:
         self._send(wire.pack(frame)[wire.HEADER_BYTES :], ())

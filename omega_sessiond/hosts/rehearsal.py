@@ -131,14 +131,14 @@ class Rehearsal:
         (control, first), (command, second) = (
             _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM) for _ in range(2)
         )
-        answers = select.poll()
-        answers.register(command, select.POLLIN)
+        unread = select.poll()
+        unread.register(second, select.POLLIN)
         for connection in (control, command):
             connection.settimeout(PATIENCE_S)
 
         def ask(frame: wire.Frame) -> None:
             command.send(wire.pack(frame))
-            while not (host.saves.writing or answers.poll(0)):
+            while unread.poll(0):  # and no longer: the answer may be the helper's, which wakes nobody here
                 host.turn()
             command.recv(BOUND)
 
