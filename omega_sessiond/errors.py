@@ -213,6 +213,15 @@ class CannotSave(Conflict):
     hint = "`checkpoint` of the session (omegactl show NAME) says what is saved and what stands in the way."
 
 
+class NothingSaved(CannotSave):
+    """A session without a process that no checkpoint stands for: it lost its state, or never had any."""
+
+    hint = "Run a command in it first."
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Session '{name}' has no process and no checkpoint")
+
+
 class BodyTooLarge(OmegaError):
     code = "body_too_large"
     http_status = 413

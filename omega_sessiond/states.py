@@ -13,9 +13,9 @@ from omega_sessiond import paths, timeline
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.errors import (
-    CannotSave,
     HostFailed,
     JournalError,
+    NothingSaved,
     SessionBusy,
     SessionExists,
     SessionNotFound,
@@ -123,7 +123,7 @@ class States:
         self._refuse_name(live, request.name)
         checkpoint = await self._save_changes(live)
         if checkpoint is None:
-            raise CannotSave(f"Session '{name}' has no process and no checkpoint")
+            raise NothingSaved(name)
         self._refuse_name(live, request.name)  # another request may have been faster
         with self._journal.atomic():
             made = self._shelf.add_snapshot(
@@ -224,7 +224,7 @@ class States:
         live = await self._settled(name)
         checkpoint = await self._save_changes(live)
         if checkpoint is None:
-            raise CannotSave(f"Session '{name}' has no checkpoint")
+            raise NothingSaved(name)
         parent = Parent(live.record.id, name, checkpoint.execution_id or None, now())
         return self._sessions.view(self._copy(live, checkpoint, into, None, parent))
 

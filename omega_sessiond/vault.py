@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from omega_sessiond import paths, usage
 from omega_sessiond.config import Settings
-from omega_sessiond.errors import CannotSave, HostFailed, JournalError, SessionBusy
+from omega_sessiond.errors import CannotSave, HostFailed, JournalError, NothingSaved, SessionBusy
 from omega_sessiond.frames import LoadedFrame, SavedFrame
 from omega_sessiond.host import Death, Host
 from omega_sessiond.journal import Journal
@@ -119,18 +119,25 @@ class Vault:
             keep.trouble,
         )
 
+    def can_save(self, live: Live) -> bool:
+        """Whether the session's process has a way to."""
+        return live.host is not None and live.host.hello is not None and "save" in live.host.hello.features
+
     def is_current(self, live: Live) -> bool:
         """Whether nothing was begun since the checkpoint."""
         return max(live.taken, live.session.running or 0) <= live.record.keep.covers
 
     def is_whole(self, live: Live) -> bool:
-        """Whether the checkpoint stands for the session as it is now."""
-        return self.stands_for(live, max(live.taken, live.session.running or 0))
+        """Whether the session's process may end, as far as its state goes."""
+        return self.can_save(live) and self.stands_for(live, max(live.taken, live.session.running or 0))
 
     def stands_for(self, live: Live, last: int) -> bool:
-        """Whether the checkpoint stands for all of the session up to this execution."""
+        """Whether the checkpoint stands for all of the session up to this execution. One that has run nothing, and was
+        no other's copy, needs none."""
         record = self.current(live)
-        return record is not None and record.is_complete and last <= live.record.keep.covers
+        if record is None:
+            return last == 0 and live.record.parent is None and self._journal.last_begun(live.record.id) == 0
+        return record.is_complete and last <= live.record.keep.covers
 
     # ---- saving in the background ----
 
@@ -186,7 +193,7 @@ class Vault:
 
     def _refusal(self, live: Live, host: Host) -> str | None:
         """Why this host cannot be asked to save just now."""
-        if host.hello is None or "save" not in host.hello.features:
+        if not self.can_save(live):
             return f"its engine '{live.record.engine}' has no way to save its state"
         limit = live.record.limits.memory_bytes
         if limit is not None:
@@ -218,7 +225,7 @@ class Vault:
         host = live.host
         if host is None and live.session.link == "absent":
             if live.record.keep.checkpoint_id is None:
-                raise CannotSave(f"Session '{name}' has no process and no checkpoint")
+                raise NothingSaved(name)
             return
         if host is None or not live.session.is_at_rest:
             raise SessionBusy(f"Session '{name}' is {live.session.state}")

@@ -77,6 +77,22 @@ def test_unused_session_is_hibernated_after_a_while(lives: Lives) -> None:
     assert life.value("work", "x") == 1
 
 
+def test_session_that_was_never_used_is_hibernated_too(lives: Lives) -> None:
+    """It has nothing to save: its process goes without a checkpoint, and nothing is lost by that. One of an engine that
+    cannot be saved may have become something by itself, and stays; one that was restarted has a history to tell of."""
+    life = lives(save_interval_ms=100, max_cached_sessions=1)
+    life.run("again", "g = (i for i in ())")
+    life.post("/api/sessions/again/restart", {})
+    for name, engine in (("shell", "bash"), ("one", "python"), ("two", "python")):
+        life.post("/api/sessions", {"name": name, "engine": engine})
+    wait_until(lambda: state(life, "one") == "hibernated", "the older one is hibernated")
+    assert state(life, "again") == state(life, "shell") == state(life, "two") == "idle"
+    refused = life.call("POST", "/api/sessions/one/fork", {"name": "copy", "from_checkpoint": True})
+    assert (refused.status, refused.json["hint"]) == (409, "Run a command in it first.")
+    woken = life.run("one", "1+1")
+    assert (woken["result"], woken["execution_count"], woken["lost"]) == ("2", 1, None)
+
+
 def test_numpy_session_hibernates_and_wakes(lives: Lives) -> None:
     """A session that computed with numpy has threads of BLAS and is hibernated all the same."""
     life = lives(save_interval_ms=100, hibernate_after_s=0.2)
