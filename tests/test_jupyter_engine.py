@@ -255,6 +255,74 @@ def test_interrupt_before_the_kernel_begins_is_kept(python: HostProcess) -> None
     assert python.run("time.sleep(600)").status == "interrupted"
 
 
+def test_interrupt_that_comes_as_a_command_ends(python: HostProcess) -> None:
+    """An interrupt that strikes ipykernel between the end of the code and the reply costs the reply: the command has
+    ended well, says so, and is not waited for."""
+    mark = python.work / "mark"
+    id = python.start(kernels.LINGER.format(mark=str(mark)) + "print('all of it')\nx = 7\nexit()")
+    until(mark.exists, "the code has ended")
+    python.interrupt()
+    run = python.daemon.result(id)
+    assert (run.status, run.output, run.result["should_exit"]) == ("ok", "all of it\n", True)
+    assert python.run("x").value == "7"
+
+
+def test_reply_that_is_lost_again(python: HostProcess) -> None:
+    """When the kernel's answer to the question behind a lost reply is lost as well, it is asked once more."""
+    python.run("""
+import time
+session, lost = get_ipython().kernel.session, []
+def send(stream, kind, content=None, *rest, send=session.send, **more):
+    if kind != "execute_reply" or len(lost) == 2:
+        return send(stream, kind, content, *rest, **more)
+    lost.append(kind)
+    return {"content": content}
+""")
+    id = begun(
+        python,
+        "print('begun', flush=True)\ntry: time.sleep(600)\nexcept KeyboardInterrupt: session.send = send",
+    )
+    python.interrupt()
+    assert python.daemon.result(id).status == "ok"
+    assert python.run("lost").value == "['execute_reply', 'execute_reply']"
+
+
+def test_interrupt_that_comes_before_the_code(python: HostProcess) -> None:
+    """A command whose code did not run is interrupted, although ipykernel says of it what it says of one that did."""
+    mark = python.work / "mark"
+    python.run(kernels.LINGER_BEFORE.format(mark=str(mark)))
+    id = python.start("x = 7")
+    until(mark.exists, "the kernel prepares the code")
+    python.interrupt()
+    run = python.daemon.result(id)
+    assert (run.status, run.result["error"]["name"]) == ("interrupted", "KeyboardInterrupt")
+    assert (run.output, python.run("'x' in globals()").value) == ("KeyboardInterrupt\n", "False")
+
+
+@pytest.mark.parametrize(("owes", "status"), [("idle", "ok"), ("reply", "interrupted")])
+def test_kernel_that_owes_the_end_of_a_command(start: Start, place: Place, owes: str, status: str) -> None:
+    """A kernel that says one of the two words that end an interrupted command is asked for the other, and what it says
+    to the command before it answers is the command's."""
+    host = start(kernels.careless(place.base / "kernels", owes))
+    for _ in range(2):
+        id = begun(host, "anything")
+        host.interrupt()
+        run = host.daemon.result(id)
+        assert (run.status, run.stdout) == (status, "begun late words")
+
+
+def test_command_that_ignores_an_interrupt(python: HostProcess) -> None:
+    """A command that goes on after an interrupt is not taken for one that has ended."""
+    os.mkfifo(python.work / "gate")
+    code = "try: time.sleep(600)\nexcept KeyboardInterrupt: print('caught', flush=True)\nprint(open('gate').read())"
+    id = begun(python, f"import time\nprint('begun', flush=True)\n{code}\n'end'")
+    python.interrupt()
+    python.daemon.wait_for_output("caught", id)
+    (python.work / "gate").write_text("went on")
+    run = python.daemon.result(id)
+    assert (run.status, run.stdout, run.value) == ("ok", "begun\ncaught\nwent on\n", "'end'")
+
+
 # ---- questions ----
 
 

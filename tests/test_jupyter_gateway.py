@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import kernels
 from daemon import wait_until
 from gateways import TOKEN, Cable, RealGateway, keep_token
 from hostdriver import HostProcess, Hosts
@@ -119,6 +120,18 @@ def test_interrupt_reaches_the_gateway(gateway: RealGateway, start: Start) -> No
     host.interrupt()
     assert host.daemon.result(id).status == "interrupted"
     assert host.run("x").value == "5"
+
+
+def test_interrupt_that_comes_as_a_command_ends_there(gateway: RealGateway, start: Start, place: Place) -> None:
+    """A reply that an interrupt has cost is asked for through the gateway, too."""
+    host = start(gateway.url)
+    mark = place.base / "mark"
+    id = host.start(kernels.LINGER.format(mark=str(mark)) + "print('all of it')\nx = 7")
+    wait_until(mark.exists, "the code has ended")
+    host.interrupt()
+    run = host.daemon.result(id)
+    assert (run.status, run.output) == ("ok", "all of it\n")
+    assert host.run("x").value == "7"
 
 
 def test_kernel_at_the_gateway_goes_with_its_session(gateway: RealGateway, start: Start) -> None:

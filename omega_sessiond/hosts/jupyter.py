@@ -1,9 +1,10 @@
 """The Jupyter engine: commands run in a kernel, by Jupyter's messaging protocol (5.x).
 
 What a kernel says is told apart by the request it names: its answer to the command that runs is that command's output,
-everything else is late. A command is over when the kernel has replied and is idle. A kernel that dies in a command
-takes its state with it, and the next command starts a fresh one. Knows the protocol; nothing of how kernels are
-started and reached.
+everything else is late. A command is over when the kernel has replied and is idle; an interrupt may cost it either of
+these words, and then the kernel is asked something else, which it answers behind the command. A kernel that dies in a
+command takes its state with it, and the next command starts a fresh one. Knows the protocol; nothing of how kernels
+are started and reached.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ SETTLE_S = 0.1
 """A command that has just begun is interrupted so much later: ipykernel says that it begins, and an interrupt that
 strikes on the way from there to the user's code may be swallowed."""
 
+OVERDUE_S = 0.1
+"""The two words that end a command come within a few milliseconds. After an interrupt, a kernel that lets the second
+wait for so long is asked for it. More is felt after ^C, less asks in vain on a busy machine."""
+
 SILENCE_S = 5.0
 """A kernel that has said one of the two words that end a command, and then nothing for so long, will not say the
 other."""
@@ -60,6 +65,15 @@ del _stay
 """
 """exit() ends no session: without this ipykernel stops its own process a moment after it has replied."""
 
+IPYTHON_ENDED = """
+if not get_ipython().last_execution_result.success:
+    raise LookupError
+if get_ipython().last_execution_result.execution_count not in (%(number)r, %(number)r + 1):
+    raise LookupError
+"""
+"""Succeeds behind the command of that number if its code ran to its end, and well: an interrupt that strikes ipykernel
+on its own way from there to the reply loses the reply. The number behind it is this code's, when it is sent again."""
+
 SYSTEM_EXIT = "SystemExit"
 """Python's wish to leave, which is no error of the command."""
 
@@ -74,6 +88,10 @@ class _Command:
 
     def __init__(self, request: str) -> None:
         self.request = request
+        self.number: Any = None
+        """What the kernel counts it as."""
+        self.probe: Optional[str] = None
+        """The request by which the kernel was asked for what it still owes."""
         self.reply: Optional[Dict[str, Any]] = None
         self.error: Optional[ErrorReport] = None
         self.wish: Optional[Dict[str, Any]] = None
@@ -85,6 +103,7 @@ class _Command:
         self.is_displayed = False
         self.clears_next = False
         self.interrupt_at: Optional[float] = None
+        self.ask_at: Optional[float] = None
         self.give_up_at: Optional[float] = None
         self.leave_at: Optional[float] = None
 
@@ -94,8 +113,9 @@ class _Command:
 
     def patience_s(self) -> Optional[float]:
         """Until the next thing that time alone brings; None: for ever, the command computes."""
-        moments = [moment for moment in (self.interrupt_at, self.give_up_at, self.leave_at) if moment is not None]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        moments = (self.interrupt_at, self.ask_at, self.give_up_at, self.leave_at)
+        known = [moment for moment in moments if moment is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
 
 
 class JupyterEngine:
@@ -109,6 +129,7 @@ class JupyterEngine:
         self._kernel: Optional[Kernel] = None
         self._command: Optional[_Command] = None
         self._fence = ""
+        self._is_ipython = False
         self.version = ""
         self.watched: Sequence[int] = ()
         self._start()
@@ -120,7 +141,8 @@ class JupyterEngine:
         try:
             info = self._greet(kernel)
             kernel.settle()
-            if info.get("implementation") == "ipython":
+            self._is_ipython = info.get("implementation") == "ipython"
+            if self._is_ipython:
                 self._run_silently(kernel, IPYTHON_STAYS)
         except BaseException:
             kernel.close()
@@ -197,11 +219,29 @@ class JupyterEngine:
             now = time.monotonic()
             if command.interrupt_at is not None and now >= command.interrupt_at:
                 command.interrupt_at = None
-                kernel.interrupt()
+                if command.give_up_at is None:
+                    command.is_interrupted = True
+                    kernel.interrupt()
+                else:  # it has ended: an interrupt could only hit what is left for the kernel to say
+                    command.ask_at = now + OVERDUE_S
+            if command.ask_at is not None and now >= command.ask_at and not command.is_over:
+                self._probe(kernel, command)
             if messages and command.give_up_at is not None:
                 command.give_up_at = now + SILENCE_S
             if any(moment is not None and now >= moment for moment in (command.give_up_at, command.leave_at)):
                 return
+
+    def _probe(self, kernel: Kernel, command: _Command) -> None:
+        """Ask a kernel that has said one of the two words and owes the other: what it says to a later request comes
+        behind all that it has said to the command. Never before the first word, for there are kernels that answer other
+        requests while they compute."""
+        command.ask_at = None
+        command.is_idle = False
+        if command.reply is None and self._is_ipython:
+            code = IPYTHON_ENDED % {"number": command.number}
+            command.probe = kernel.send("shell", "execute_request", _execute(code, silent=True))
+        else:
+            command.probe = kernel.send("shell", "kernel_info_request", {})
 
     def _heed(self, kernel: Kernel, command: _Command) -> None:
         """What the bell may have rung for, and what the kernel wants to be asked. Signals come last: whatever waits
@@ -222,7 +262,6 @@ class JupyterEngine:
             self._interrupt(command)
 
     def _interrupt(self, command: _Command) -> None:
-        command.is_interrupted = True
         if command.question is not None:
             self._desk.withdraw(command.question)
             command.question = None
@@ -296,7 +335,7 @@ class JupyterEngine:
             self._fence = ""
             return
         command = self._command
-        is_current = command is not None and message.parent in (command.request, "")
+        is_current = command is not None and message.parent in (command.request, command.probe, "")
         if command is None or not is_current:
             if message.channel == "iopub":
                 self._show_late(message)
@@ -310,15 +349,23 @@ class JupyterEngine:
             self._show(command, message)
 
     def _note_end(self, command: _Command, message: Message) -> bool:
-        """Whether the message is one of the two that end a command."""
+        """Whether the message is one of the two that end a command, or one of those that stand for them."""
         if message.channel == "shell":
-            command.reply = message.content
+            if message.parent != command.probe:
+                command.reply = message.content
+            elif command.reply is None:
+                command.reply = _stand_in(message)
+        elif message.kind == "error" and message.parent == command.probe:
+            pass  # the probe's own: its reply says it, too
         elif message.kind == "status" and message.parent and message.content.get("execution_state") == "idle":
             command.is_idle = True
         else:
             return False
+        now = time.monotonic()
         if command.give_up_at is None:
-            command.give_up_at = time.monotonic() + SILENCE_S
+            command.give_up_at = now + SILENCE_S
+        if command.is_interrupted:
+            command.ask_at = now + OVERDUE_S  # also behind a probe: a late interrupt may have struck that
         return True
 
     def _show(self, command: _Command, message: Message) -> None:
@@ -331,7 +378,9 @@ class JupyterEngine:
         if command.clears_next and kind in ("stream", "display_data", "update_display_data", "execute_result"):
             command.clears_next = False
             self._write("stdout", CLEAR)
-        if kind == "stream":
+        if kind == "execute_input":
+            command.number = content.get("execution_count")
+        elif kind == "stream":
             self._write(_stream_of(content), str(content.get("text", "")))
         elif kind in ("display_data", "update_display_data", "execute_result"):
             self._present(command, kind, content)
@@ -458,6 +507,13 @@ def _execute(code: str, silent: bool = False) -> Dict[str, Any]:
         "allow_stdin": not silent,
         "stop_on_error": False,  # else a kernel refuses what comes right behind an error
     }
+
+
+def _stand_in(answer: Message) -> Dict[str, Any]:
+    """For the reply of a command that is lost, what the answer to the probe tells: that it ended well, or nothing. What
+    it wants of its front end comes with that answer."""
+    has_ended = answer.kind == "execute_reply" and answer.content.get("status") == "ok"
+    return {"status": "ok" if has_ended else None, "payload": answer.content.get("payload")}
 
 
 def _stream_of(content: Dict[str, Any]) -> str:
