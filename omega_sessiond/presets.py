@@ -89,6 +89,8 @@ class LinePreset(Struct, frozen=True, forbid_unknown_fields=True):
     submit: str = "{code}\n"
     """How a command is sent: {code} as it is, {json} or {shell} as one quoted word, {file} in a file of that name.
     With the token in it the program marks the end by itself; else the sentinel is sent behind it."""
+    file: str = "{code}\n"
+    """What stands in that file."""
     echo: list[str] = []
     """What the program repeats of what it was sent, each dropped wherever it is printed."""
     begin: str = ""

@@ -377,6 +377,50 @@ def test_database_output_sent_to_a_file(start: Start) -> None:
     assert file.read_text() == "1\n"
 
 
+def test_prompt_of_a_database_is_no_output(start: Start) -> None:
+    """A prompt that the session's code sets would stand in the output of all that comes; also where a statement behind
+    it lacks its semicolon, an error ends the command, or its lines are shown."""
+    if shutil.which("sqlite3") is None:
+        unavailable("sqlite3 is not installed")
+    host = start("sqlite3")
+    for code, output in (
+        ('.prompt "mine> " "more> "', ""),
+        ('.prompt "mine> "\nselect 40', "40\n"),
+        ('select 40;\n.prompt "mine> "\n-- the end', "40\n"),
+    ):
+        assert host.run(code).output == output, code
+        assert host.run("select 41;").output == "41\n", code
+    assert host.run('.bail on\n.prompt "mine> "\nselect nothing;').status == "error"
+    assert host.run("select 41;").output == "41\n"
+    endless = "with recursive n(i) as (select 1 union all select i from n) select * from n where i = 2;"
+    id = host.start(f'.prompt "mine> "\n.print begun\n{endless}')
+    host.daemon.wait_for_output("begun", id)
+    host.interrupt()
+    assert host.daemon.result(id).status == "interrupted"
+    assert host.run("select 41;").output == "41\n"
+    assert host.run(".echo on").output == ""
+    assert host.run('.prompt "mine> "\nselect 41;').output == '.prompt "mine> "\nselect 41;\n41\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (".tables", "complete"),
+        (".mode csv\nselect 1;\n.tables", "complete"),
+        (".mode csv\nselect (", "incomplete"),
+        ("select 1;\n-- the end", "complete"),
+        ("select '\n.tables\n;", "incomplete"),
+        ("create trigger t after insert on a begin\nselect 1;", "incomplete"),
+        ("create trigger t after insert on a begin\nselect 1;\nend;\n.tables", "complete"),
+    ],
+)
+def test_whole_statements(start: Start, code: str, status: str) -> None:
+    """Statements want their end, sqlite3's own commands among them are lines."""
+    if shutil.which("sqlite3") is None:
+        unavailable("sqlite3 is not installed")
+    assert start("sqlite3").daemon.ask("is_complete", code=code)["status"] == status
+
+
 def test_background_output_is_late(start: Start) -> None:
     """What a background job prints between commands belongs to none."""
     host = start("bash")
@@ -761,7 +805,7 @@ def test_command_that_reads_never_hangs(start: Start, engine: str, code: str) ->
     host = start(engine)
     id = host.start(code)
     if engine == "sqlite3":
-        assert host.daemon.result(id).output.startswith("got .output")
+        assert host.daemon.result(id).output.startswith("got .prompt")
     else:
         host.daemon.wait_for("input_request", id=id)
         host.daemon.tell("input", id=id, text="Ada")

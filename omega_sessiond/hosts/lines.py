@@ -135,7 +135,8 @@ class LinesEngine:
         if self._code_file < 0:
             self._code_file = os.memfd_create("omega-session")
         os.ftruncate(self._code_file, 0)
-        os.pwrite(self._code_file, (code + "\n").encode("utf-8", "surrogateescape"), 0)
+        text = fill(self._options.get("file", "{code}\n"), Token(), {"code": code})
+        os.pwrite(self._code_file, text.encode("utf-8", "surrogateescape"), 0)
         return "/proc/%d/fd/%d" % (os.getpid(), self._code_file)
 
     def _refuse(self, name: str, message: str) -> Outcome:
@@ -333,11 +334,18 @@ class SavingEngine(LinesEngine):
 
 
 def _judge_sql(code: str) -> Verdict:
-    if code.lstrip().startswith("."):
-        return Verdict("complete")
+    """Of statements and sqlite3's own commands, which are lines that begin with a dot where no statement is open."""
     import sqlite3
 
-    if not code.strip() or sqlite3.complete_statement(code):
+    statement = ""
+    for line in code.lstrip().split("\n"):
+        if line.startswith(".") and not statement.strip():
+            continue
+        statement += line + "\n"
+        if ";" in line and sqlite3.complete_statement(statement):
+            statement = ""
+    # Behind a semicolon a comment is whole by itself, and so is nothing.
+    if sqlite3.complete_statement(";" + statement):
         return Verdict("complete")
     return Verdict("incomplete", "the statement does not end")
 
