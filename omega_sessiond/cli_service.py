@@ -17,6 +17,7 @@ from omega_sessiond import __version__, control, manager, paths
 from omega_sessiond.cli_sessions import state_word
 from omega_sessiond.client import Client, session_path
 from omega_sessiond.errors import OmegaError, SessionNotFound
+from omega_sessiond.forkwords import fork_lines
 from omega_sessiond.invocation import Invocation, UsageError
 from omega_sessiond.launch import locate
 from omega_sessiond.screen import Screen
@@ -84,7 +85,7 @@ class _Managed:
             return subprocess.run(quiet, stdout=subprocess.DEVNULL).returncode
         screen.line(found.way)
         if serving is not None:
-            screen.line(_told(screen, serving))
+            _describe(screen, serving)
         elif found.socket.active == "active":
             screen.line(
                 f"Listening; the first request starts the daemon ({manager.SERVICE} is {found.service.active})."
@@ -131,8 +132,18 @@ class _Background:
         else:
             screen.line(self._found.way)
             screen.line(f"Its socket is {locate(self._call.target).socket_path}.")
-            screen.line(_told(screen, server) if server else "Not running; the first command that needs it starts it.")
+            if server:
+                _describe(screen, server)
+            else:
+                screen.line("Not running; the first command that needs it starts it.")
         return 0 if server else NOT_RUNNING
+
+
+def _describe(screen: Screen, server: Json) -> None:
+    """A daemon that runs, and what its new sessions are forked from."""
+    screen.line(_told(screen, server))
+    for line in fork_lines(server):
+        screen.line(line)
 
 
 def _told(screen: Screen, server: Json) -> str:

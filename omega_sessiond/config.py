@@ -132,7 +132,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         list[Annotated[str, Meta(pattern=MODULE_PATTERN)]],
         _setting(
             "Modules that sessions with the default interpreter begin with, such as numpy. One whose import starts "
-            "threads or leaves files open is left out; GET /api/server and omegactl doctor say why."
+            "threads or leaves files open is left out; omegactl service status and omegactl doctor say why."
         ),
     ] = []
     gateways: Annotated[

@@ -292,6 +292,12 @@ ROWS = (
     Row("interrupt", "", "interrupt what runs; variables are kept", "interrupt {name}"),
     Row("inspect", "NAME", "what the engine knows of a name; in Python also NAME? and F1", act=_inspect),
     Row("engine", "", "the engine of this session, and the others here", act=_engine),
+    Row(
+        "server",
+        "",
+        "the daemon: how it is run, what it serves, and the fork servers that new sessions come from",
+        "service status",
+    ),
     Row("sessions", "", "all sessions", "ls {rest}"),
     Row("switch", "NAME", "go on in another session", act=_switch),
     Row(
@@ -348,7 +354,15 @@ ROWS = (
     Row("detach", "", "leave; the session lives on", act=_detach),
 )
 
-ALIASES = {"quit": "detach", "exit": "detach", "q": "detach", "h": "help", "ls": "sessions", "show": "info"}
+ALIASES = {
+    "quit": "detach",
+    "exit": "detach",
+    "q": "detach",
+    "h": "help",
+    "ls": "sessions",
+    "service": "server",
+    "show": "info",
+}
 
 KEYS = (
     ("Enter", "run, when the engine finds the code complete; else a new line with its indent"),
