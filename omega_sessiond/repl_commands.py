@@ -316,7 +316,7 @@ ROWS = (
     ),
     Row(
         "snapshot",
-        "NAME [-m NOTE]",
+        "NAME [-m NOTE] [--tag TAG]",
         "give its present state a name; with --delete forget it",
         "snapshot {name} {1} {rest}",
         event="snapshot_taken",
@@ -345,7 +345,7 @@ ROWS = (
     Row(
         "prune",
         "[OPTIONS]",
-        "remove its old history: shows what would go and asks; --keep N, --older-than AGE, --dry-run",
+        "remove its old history: shows what would go and asks; --keep N, --older-than AGE, --max-size S, --dry-run",
         "prune {name} {rest}",
     ),
     Row("set", "OPTIONS", "limits and labels: --mem 4G, --tasks N, --label K=V", "set {name} {rest}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
 
@@ -143,6 +144,21 @@ def test_page_has_the_commands_and_the_keys() -> None:
         (f"`{repl_commands.usage(row, ':')}`", row.help) for row in ROWS
     ]
     assert [row for row in rows if row in KEYS] == list(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("snapshot", {"-m", "--tag", "--delete"}), ("prune", {"--older-than", "--keep", "--max-size", "--dry-run"})],
+)
+def test_help_names_what_a_command_takes(name: str, options: set[str]) -> None:
+    """The options that decide what becomes of saved state and history are told, and omegactl has them."""
+    from omega_sessiond.cli import parser
+
+    row = repl_commands.find(name)
+    assert row is not None
+    assert options <= set(re.findall(r"(?<!\w)--?[a-z][a-z-]*", f"{row.arguments} {row.help}"))
+    (commands,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert options <= set(commands.choices[name]._option_string_actions)
 
 
 def test_lines_of_omegactl_exist() -> None:
