@@ -334,6 +334,7 @@ def _add_service(add: Any) -> None:
     command.add_argument("name", nargs="?", metavar="NAME", help="the session (default: the daemon)")
     command.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     command.add_argument("-n", dest="count", type=_newest, metavar="N", help="only the last N lines")
+    add("metrics", "cli_service:metrics", "the figures of daemon and sessions, in Prometheus' text format")
     add("tui", "cli_tui:run", "the dashboard: see every session, work in one, control the service")
     command = add("doctor", "doctor:run", "find what is wrong with this installation, and the remedy")
     command.add_argument("--json", action="store_true", help="the findings as JSON")

@@ -1,4 +1,4 @@
-"""The commands about the daemon itself: service, logs, version.
+"""The commands about the daemon itself: service, logs, metrics, version.
 
 Two ways run a daemon: the user's systemd, where our units are installed and it answers, or this program itself. Each
 command does what it does in either way, and says which of them is in use.
@@ -22,6 +22,7 @@ from omega_sessiond.invocation import Invocation, UsageError
 from omega_sessiond.launch import locate
 from omega_sessiond.screen import Screen
 from omega_sessiond.target import managed_socket
+from omega_sessiond.terminal import sanitize
 
 Json = dict[str, Any]
 
@@ -240,6 +241,20 @@ def _followed(path: str, count: int | None, wanted: re.Pattern[str] | None) -> I
             *whole, pending = pending.split("\n")
             yield from (line for line in whole if wanted is None or wanted.search(line))
             time.sleep(FOLLOW_S)
+
+
+# ---- metrics ----
+
+
+def metrics(call: Invocation) -> int:
+    """omegactl metrics: what Prometheus reads, byte by byte where no terminal would obey any of them."""
+    figures = call.client.download("/metrics")
+    if not call.screen.is_terminal:
+        call.screen.write_bytes(figures)
+        return 0
+    with call.screen.paged():
+        call.screen.write(sanitize(figures.decode("utf-8", "replace")))
+    return 0
 
 
 # ---- version ----
