@@ -11,7 +11,7 @@ from omega_sessiond.cli_executions import report_stop
 from omega_sessiond.client import session_path
 from omega_sessiond.errors import OmegaError, SessionExists, SessionNotFound
 from omega_sessiond.invocation import Invocation, UsageError, creation_options, suggestion
-from omega_sessiond.screen import Column, Screen, size
+from omega_sessiond.screen import Column, Screen, duration, size
 from omega_sessiond.statewords import checkpoint_words, of_limit, snapshots_kept, snapshots_words
 
 Json = dict[str, Any]
@@ -36,6 +36,9 @@ SORT_KEYS = {
     "count": "execution_count",
 }
 """What --sort takes, and the field it stands for."""
+
+TIMED = 100
+"""Executions that the mean time is of, the newest: what a session costs now, in one reply however long its history."""
 
 
 def columns(screen: Screen) -> list[Column]:
@@ -117,13 +120,15 @@ def show(call: Invocation) -> int:
     if call.form in ("json", "jsonl", "name"):
         call.screen.row(row, [], call.form)
         return 0
-    snapshots = call.client.get(session_path(call.args.name) + "/snapshots")
+    path = session_path(call.args.name)
+    snapshots = call.client.get(path + "/snapshots")
+    newest = call.client.get(path + "/executions", last=TIMED, max_output=0)
     with call.screen.paged():
-        call.screen.details(_details(call.screen, row, snapshots))
+        call.screen.details(_details(call.screen, row, snapshots, newest))
     return 0
 
 
-def _details(screen: Screen, row: Json, snapshots: list[Json]) -> Iterator[tuple[str, str]]:
+def _details(screen: Screen, row: Json, snapshots: list[Json], newest: list[Json]) -> Iterator[tuple[str, str]]:
     limits, usage = row["limits"], row["usage"] or {}
     yield "name", row["name"]
     yield "id", row["id"]
@@ -135,6 +140,7 @@ def _details(screen: Screen, row: Json, snapshots: list[Json]) -> Iterator[tuple
     yield "created", screen.when(row["created_at"])
     yield "last used", screen.when(row["last_used_at"])
     yield "executions", str(row["execution_count"])
+    yield "mean time", _mean_time(newest)
     yield "running", str(row["running_execution_id"] or "-")
     yield "queued", str(row["queue_length"])
     yield "memory", of_limit(size(usage.get("memory_bytes")), size(limits["memory_bytes"]))
@@ -152,6 +158,16 @@ def _details(screen: Screen, row: Json, snapshots: list[Json]) -> Iterator[tuple
     if pruned := row["pruned"]:
         gone = f"{pruned['executions']} executions, outputs of {pruned['outputs']} more, up to {pruned['up_to_id']}"
         yield "removed", f"{gone} ({size(pruned['bytes'])}), {screen.when(pruned['at'])}"
+
+
+def _mean_time(newest: list[Json]) -> str:
+    """How long those executions took that have ended. Most commands take less than a millisecond."""
+    took = [row["duration_ms"] for row in newest if row["duration_ms"] is not None]
+    if not took:
+        return "-"
+    mean_ms = sum(took) / len(took)
+    mean = f"{mean_ms:.1f}ms" if mean_ms < 10 else duration(mean_ms / 1000)
+    return f"{mean} over the last {len(took)}"
 
 
 def _limits(call: Invocation) -> Json:

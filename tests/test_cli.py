@@ -13,7 +13,7 @@ from ctl import Omegactl, whatever_it_starts
 from isolation import Place
 from omega_sessiond.amounts import LARGEST
 from omega_sessiond.cli import SORT_KEYS, parser
-from omega_sessiond.screen import age
+from omega_sessiond.screen import age, duration, size
 
 
 @pytest.fixture
@@ -165,6 +165,36 @@ def test_show_tells_all_of_a_session(omegactl: Omegactl, place: Place) -> None:
     assert re.search(rf"^working directory: +{place.home}$", out, re.MULTILINE)
     assert json.loads(omegactl("show", "work", "--json").out)["name"] == "work"
     assert omegactl("show", "work", "--format", "name").out == "work\n"
+
+
+def test_show_has_the_figures_of_a_session(omegactl: Omegactl) -> None:
+    """How often and when it was used, what its last commands took on average, its size and the most memory it had."""
+    omegactl("new", "work")
+    assert details(omegactl)["mean time"] == "-"
+    for command in ("1", "import time; time.sleep(0.2)", "1 / 0"):
+        omegactl("exec", "work", "-c", command)
+    omegactl("save", "work")
+    took = [row["duration_ms"] for row in json.loads(omegactl("history", "work", "--json").out)]
+    session, shown = json.loads(omegactl("show", "work", "--json").out), details(omegactl)
+    assert shown["mean time"] == f"{duration(sum(took) / 3000)} over the last 3"
+    assert (shown["executions"], shown["last used"]) == ("3", session["last_used_at"])
+    assert re.fullmatch(r"\d+(\.\d)?[KMG]", shown["peak memory"])
+    assert size(session["checkpoint"]["size_bytes"]) in shown["saved"]
+
+
+def test_mean_time_of_short_commands_is_no_zero(omegactl: Omegactl) -> None:
+    """Of commands shorter than ten milliseconds a tenth of one is told."""
+    for _ in range(2):
+        omegactl("exec", "work", "-c", "1")
+    took = [row["duration_ms"] for row in json.loads(omegactl("history", "work", "--json").out)]
+    mean = sum(took) / 2
+    told = f"{mean:.1f}ms" if mean < 10 else duration(mean / 1000)  # a busy machine may be slower
+    assert details(omegactl)["mean time"] == f"{told} over the last 2"
+
+
+def details(omegactl: Omegactl) -> dict[str, str]:
+    """What show prints of the session work."""
+    return dict(re.findall(r"^(\S[^:]*): +(.*)$", omegactl("show", "work").out, re.MULTILINE))
 
 
 def test_unknown_session_is_4_with_a_suggestion(omegactl: Omegactl) -> None:
