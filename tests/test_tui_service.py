@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
+from daemon import wait_until
 from dashboard import Driver, driven, run
+from isolation import Place
 from life import Life
 from omega_sessiond.target import Target
+from tui.app import Dashboard
 from tui.screens.service import ServiceScreen
 from tui.standing import standing
 
@@ -55,6 +60,74 @@ def test_the_background_process_is_managed(life: Life) -> None:
             assert life.value("work", "x + 1") == 42
             done = [command.line for command in dashboard.app.command_log]
             assert done == ["omegactl service stop", "omegactl service start", "omegactl service restart"]
+
+    run(story())
+
+
+@pytest.fixture
+def preloading(place: Place) -> Iterator[Life]:
+    """A daemon whose fork server has a package, and has refused one that says hostile things."""
+    packages = place.base / "packages"
+    packages.mkdir()
+    (packages / "evil.py").write_text("raise RuntimeError('[@click=app.quit]x[/]\\x1b]0;t\\x07 [/nope]')")
+    life = Life(place, {"preload": ["tabnanny", "evil"]})
+    life.daemon.env["PYTHONPATH"] += f":{packages}"
+    life.start()
+    wait_until(lambda: any(one["is_rehearsed"] for one in life.get("/api/server")["fork_servers"]), "it has rehearsed")
+    yield life
+    life.end()
+
+
+def test_fork_servers_are_shown_as_they_are(preloading: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sessions are forked from is shown with its packages, those refused as text, and counts on while one looks.
+    Nothing is asked for it beside how the daemon stands; when that is stopped, it is gone."""
+    (server,) = preloading.get("/api/server")["fork_servers"]
+    asked: list[object] = []
+
+    async def note(self: Dashboard, function: object) -> None:
+        asked.append(function)
+
+    def row(forked: int) -> str:
+        return f"● ready, rehearsed  {forked:<6}  {server['python']}"
+
+    async def story() -> None:
+        async with driven(size=(160, 36)) as dashboard:
+            await dashboard.is_live()
+            monkeypatch.setattr(Dashboard, "ask", note)
+            await dashboard.press("S")
+            await stands(dashboard, "running")
+            await dashboard.sees(row(forked=0))
+            await dashboard.sees("preloaded: tabnanny")
+            await dashboard.sees("refused: evil (its import fails: RuntimeError: [@click=app.quit]x[/] [/nope])")
+            preloading.run("work", "1")
+            await dashboard.sees(row(forked=1))
+            await dashboard.press("x")
+            await confirm(dashboard, "Stop the daemon?")
+            await stands(dashboard, "absent")
+            await dashboard.sees_no("FORK SERVER")
+            assert preloading.wait() == 0
+            assert not asked
+
+    run(story())
+
+
+@pytest.mark.parametrize("size", [(58, 20), (80, 24)])
+def test_many_refusals_leave_room_for_the_log(lives: Callable[..., Life], size: tuple[int, int]) -> None:
+    """However many packages were refused, the state, the log and the way back are there, and one can scroll to each."""
+    missing = [f"missing_{number}" for number in range(20)]
+    life = lives(preload=missing)
+    wait_until(lambda: any(one["refused"] for one in life.get("/api/server")["fork_servers"]), "they are refused")
+
+    async def story() -> None:
+        async with driven(size=size) as dashboard:
+            await dashboard.is_live()
+            await dashboard.press("S")
+            await dashboard.sees("refused: missing_0")
+            for text in ("● running", "Log · info", "Esc Back"):
+                await dashboard.sees(text)
+            assert "missing_19 " not in dashboard.shown()
+            await dashboard.press("shift+tab", "end")
+            await dashboard.sees("refused: missing_19 ")
 
     run(story())
 

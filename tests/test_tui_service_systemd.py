@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import units
+from daemon import wait_until
 from remote_dashboard import RemoteDashboard
 from usermanager import UserManager
 
@@ -77,6 +78,21 @@ def test_stop_is_confirmed_and_stays(installed: UserManager, screen: RemoteDashb
     assert installed.run("omegactl", "exec", "work", "-c", "x + 1").stdout == "42\n"
     screen.stands("active")
     assert screen.commands() == ["omegactl service stop", "omegactl service start"]
+
+
+def test_fork_servers_are_shown_while_a_daemon_runs(installed: UserManager, screen: RemoteDashboard) -> None:
+    """What sessions are forked from is asked of the daemon that systemd runs, and of none that sleeps or is stopped."""
+    screen.stands("listening")
+    assert "FORK SERVER" not in screen.shown()
+    assert installed.show(SERVICE, "ActiveState") == "inactive"
+    installed.run("omegactl", "exec", "work", "-c", "1")
+    screen.stands("active")
+    screen.sees("FORK SERVER", "● ready")
+    screen.press("x")
+    screen.sees("Stop the daemon?")
+    confirm(screen)
+    screen.stands("inactive")
+    wait_until(lambda: "FORK SERVER" not in screen.shown(), "they are gone with it")
 
 
 def test_restart_replaces_the_daemon(installed: UserManager, screen: RemoteDashboard) -> None:

@@ -9,7 +9,7 @@ import pytest
 from omega_sessiond.control import Background, Managed
 from omega_sessiond.manager import SERVICE, SOCKET, TCP_SOCKET, Unit
 from omega_sessiond.target import Target
-from tui.standing import GLYPHS, STYLES, Condition, headline, keys_that_apply, standing, table
+from tui.standing import GLYPHS, STYLES, Condition, fork_table, headline, keys_that_apply, standing, table
 
 TARGET = Target("/run/api.sock", "/state", "the default")
 MISSING = Unit(TCP_SOCKET, "not-found", "inactive", "dead", "success", "")
@@ -101,6 +101,44 @@ def test_a_process_is_a_table_too() -> None:
     assert "not running" in table(background(None)).plain
     shown = table(background(SERVER), now=1767323105.0).plain
     assert "running" in shown and "1m" in shown
+
+
+def fork_server(python: str, **more: object) -> dict[str, object]:
+    known = {"pid": 70, "python": python, "state": "ready", "births": 12, "is_rehearsed": True}
+    return {**known, "preloaded": [], "refused": {}, **more}
+
+
+def test_fork_servers_are_a_table() -> None:
+    """Each has a row, and beneath it its packages, and each that it has refused with the reason."""
+    refused = {"torch": "starts 2 threads", "mine": "its import fails"}
+    servers = [
+        fork_server("/usr/bin/python3", preloaded=["numpy", "pandas"], refused=refused),
+        fork_server("/v/bin/python", births=0, state="loading", is_rehearsed=False, pid=7),
+    ]
+    assert fork_table({"fork_servers": servers}).plain.splitlines() == [
+        "FORK SERVER  STATE               FORKED  INTERPRETER",
+        "70           ● ready, rehearsed  12      /usr/bin/python3",
+        "  preloaded: numpy, pandas",
+        "  refused: torch (starts 2 threads)",
+        "  refused: mine (its import fails)",
+        "7            ◐ loading           0       /v/bin/python",
+    ]
+    assert fork_table({"fork_servers": servers}, is_ascii=True).plain.isascii()
+
+
+def test_no_fork_servers_are_told_where_that_is_known() -> None:
+    """A daemon without any says how sessions are started; where none answers, or does not speak of them, nothing is."""
+    assert "started by itself" in fork_table({"fork_servers": []}).plain
+    assert not fork_table({}) and not fork_table(None)
+
+
+def test_words_of_an_import_are_text() -> None:
+    """Why a package was refused is on one line, in a table that neither the terminal nor Textual obeys."""
+    hostile = {"[red]x": "its import fails:\n[@click=app.quit]y[/]\x1b]0;t\x07\x9b2J\u202e"}
+    shown = fork_table({"fork_servers": [fork_server("/[b]/python", preloaded=["[i]p"], refused=hostile)]}).plain
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert shown.splitlines()[3] == "  refused: [red]x (its import fails: [@click=app.quit]y[/])"
+    assert "/[b]/python" in shown and "[i]p" in shown
 
 
 def test_words_of_systemd_are_text() -> None:

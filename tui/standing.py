@@ -1,15 +1,19 @@
-"""How the daemon's service stands, in words: its headline and a table of its units. Pure: a condition in, text out."""
+"""How the daemon's service stands, in words: its headline, and tables of its units and of its fork servers.
+
+Pure: a condition, or what the daemon says of itself, in, text out.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from omega_sessiond.control import Background, Managed
+from omega_sessiond.forkwords import NONE, preloaded_words, refused_words, state_words
 from omega_sessiond.manager import TCP_SOCKET, Unit
 from omega_sessiond.screen import duration, size
 from tui.text import cell
@@ -17,6 +21,7 @@ from tui.text import cell
 Kind = Literal["active", "listening", "changing", "inactive", "failed", "broken", "running", "absent"]
 
 Condition = Managed | Background
+Json = dict[str, Any]
 
 GAP = "  "
 
@@ -113,6 +118,40 @@ def table(found: Condition, *, is_ascii: bool = False, now: float | None = None)
     else:
         rows = [_unit(unit, is_ascii, now) for unit in found.units]
         titles = ["UNIT", "STATE", "SINCE", "PID", "MEMORY", "AT LOGIN"]
+    return Text("\n").join(_laid_out(titles, rows))
+
+
+def fork_table(server: Json | None, *, is_ascii: bool = False) -> Text:
+    """The fork servers of a daemon, one a row, and beneath each its packages and those it has refused; nothing where no
+    daemon says anything of them."""
+    servers = None if server is None else server.get("fork_servers")
+    if servers is None:
+        return Text()
+    if not servers:
+        return _part(NONE, "dim")
+    titles = ["FORK SERVER", "STATE", "FORKED", "INTERPRETER"]
+    head, *rows = _laid_out(titles, [_fork_server(one, is_ascii) for one in servers])
+    lines = [head]
+    for one, row in zip(servers, rows, strict=True):
+        lines.append(row)
+        if preloaded := preloaded_words(one):
+            lines.append(Text(GAP).append_text(_part(f"preloaded: {preloaded}")))
+        lines += [Text(GAP).append_text(_part(f"refused: {refused}", "yellow")) for refused in refused_words(one)]
+    return Text("\n").join(lines)
+
+
+def _fork_server(one: Json, is_ascii: bool) -> list[Text]:
+    kind: Kind = "running" if one["state"] == "ready" else "changing"
+    return [
+        _part(str(one["pid"])),
+        _part(f"{GLYPHS[kind][is_ascii]} {state_words(one)}", STYLES[kind]),
+        _part(str(one["births"])),
+        _part(one["python"]),  # last: it may be as long as the row
+    ]
+
+
+def _laid_out(titles: Sequence[str], rows: Sequence[list[Text]]) -> list[Text]:
+    """The lines of a table, each column as wide as its widest cell."""
     rows = [[_part(title, "dim") for title in titles], *rows]
     widths = [max(cell_len(row[at].plain) for row in rows) for at in range(len(titles))]
     lines = []
@@ -123,7 +162,7 @@ def table(found: Condition, *, is_ascii: bool = False, now: float | None = None)
             line.append(" " * (width - cell_len(shown.plain)) + GAP)
         line.rstrip()
         lines.append(line)
-    return Text("\n").join(lines)
+    return lines
 
 
 def _unit(unit: Unit, is_ascii: bool, now: float) -> list[Text]:

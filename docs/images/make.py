@@ -153,7 +153,7 @@ def take_service() -> None:
                 dashboard.sees("Restarted; sessions go on.")
                 dashboard.stands("active")
                 dashboard.feed_is("live")
-                dashboard.sees("  mem ")
+                dashboard.sees("  mem ", "ready, rehearsed")
                 (HERE / "service.svg").write_text(dashboard.photograph())
                 print("service.svg")
         finally:

@@ -1,4 +1,5 @@
-"""The service screen: how the daemon is run and how that stands, its verbs as keys, and its log, followed.
+"""The service screen: how the daemon is run and how that stands, what its sessions are forked from, its verbs as keys,
+and its log, followed.
 
 Looking starts and wakes nothing. Each verb is the `omegactl service` line of the same name, which is shown and handed
 to whoever keeps the log of commands. Knows no session.
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import RichLog, Static
 
 from omega_sessiond import control, paths
-from omega_sessiond.control import Managed, Verb
+from omega_sessiond.control import Background, Managed, Verb
 from omega_sessiond.errors import OmegaError
 from tui import logbook
 from tui.actions import bindings_of
@@ -25,7 +27,7 @@ from tui.headline import Headline
 from tui.keyline import KeyLine
 from tui.logbook import PRIORITIES, Entry, Logbook
 from tui.screens.live import LiveScreen
-from tui.standing import Condition, headline, keys_that_apply, table
+from tui.standing import Condition, Json, fork_table, headline, keys_that_apply, table
 from tui.text import block, cell
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ class ServiceScreen(LiveScreen):
         layout: vertical;
         #standing { height: auto; padding: 0 1; }
         #units { height: auto; padding: 1 1 0 1; }
+        #forks { height: auto; max-height: 25%; padding: 1 1 0 1; scrollbar-size-vertical: 1;
+                 scrollbar-color: $border; scrollbar-background: $background; }
+        #forks:focus { background: $panel; }
         #told { height: auto; max-height: 6; padding: 1 1 0 1; }
         #log { height: 1fr; border: round $border; border-title-color: $foreground; padding: 0 1;
                background: $background; background-tint: transparent; scrollbar-size-vertical: 1;
@@ -83,6 +88,7 @@ class ServiceScreen(LiveScreen):
     def __init__(self) -> None:
         super().__init__()
         self.found: Condition | None = None
+        self._forks = Text()
         self._logbook: Logbook | None = None
         self._entries: deque[Entry] = deque(maxlen=LOG_ENTRIES)
         self._level = LEVELS[1]
@@ -94,6 +100,9 @@ class ServiceScreen(LiveScreen):
         yield Headline(id="headline")
         yield Static(Text("Asking systemd…", style="dim"), id="standing")
         yield Static(id="units")
+        forks = VerticalScroll(Static(), id="forks")
+        forks.display = False
+        yield forks
         yield Static(Text(""), id="told")
         log = RichLog(id="log", max_lines=LOG_ENTRIES, wrap=True, markup=False, highlight=False)
         log.can_focus = True
@@ -105,6 +114,7 @@ class ServiceScreen(LiveScreen):
         self._entitle()
         self.tick()
         self.run_worker(self._watch(), group="watch", exit_on_error=False)
+        self.run_worker(self._watch_forks(), group="forks", exit_on_error=False)
 
     def on_unmount(self) -> None:
         if self._logbook is not None:
@@ -140,10 +150,41 @@ class ServiceScreen(LiveScreen):
             headline(found, self.dashboard.keyed, is_ascii=self.dashboard.glyphs.is_ascii)
         )
         self.query_one("#units", Static).update(table(found, is_ascii=self.dashboard.glyphs.is_ascii))
+        if isinstance(found, Background):
+            self._show_forks(found.server)
+        elif not self._is_served:
+            self._show_forks(None)
         if before is None or isinstance(before, Managed) != isinstance(found, Managed):
             self._follow_log(found)
         if before is None or keys_that_apply(before) != keys_that_apply(found):
             self.refresh_bindings()
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether systemd runs a daemon now. Of one that we run ourselves we have asked already how it stands."""
+        return isinstance(self.found, Managed) and self.found.service.active == "active"
+
+    async def _watch_forks(self) -> None:
+        """systemd does not know what the daemon forks from, so that the daemon itself is asked, beside the look at
+        systemd: one that hangs does not keep the screen from saying how its service stands."""
+        while True:
+            if self._is_served:
+                try:
+                    server = await self.dashboard.ask(lambda client: client.get("/api/server"))
+                except OmegaError:
+                    server = None  # it has just left, or the feed says what is wrong
+                if self._is_served:
+                    self._show_forks(server)
+            await asyncio.sleep(LOOK_S)
+
+    def _show_forks(self, server: Json | None) -> None:
+        shown = fork_table(server, is_ascii=self.dashboard.glyphs.is_ascii)
+        if shown == self._forks:
+            return  # most of the time: what has been scrolled to stays
+        self._forks = shown
+        for area in self.query("#forks"):  # none while the screen is taken down
+            area.display = bool(shown)
+            area.query_one(Static).update(shown)
 
     def _show_trouble(self, error: OmegaError) -> None:
         told = Text()
