@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_status_asks_systemd_and_wakes_nothing(installed: UserManager, run: Run)
     status = run("service", "status")
     assert status.returncode == 0
     assert f"pid {installed.show(SERVICE, 'MainPID')}" in status.stdout
+    assert re.search(r"^Fork server \d+ of /\S+: \w", status.stdout, re.MULTILINE)
     found = json.loads(run("service", "status", "--json").stdout)
     assert found["managed_by"] == "systemd"
     assert found["server"]["activation"] == "systemd"
