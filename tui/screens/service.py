@@ -166,9 +166,10 @@ class ServiceScreen(LiveScreen):
 
     async def _watch_forks(self) -> None:
         """systemd does not know what the daemon forks from, so that the daemon itself is asked, beside the look at
-        systemd: one that hangs does not keep the screen from saying how its service stands."""
+        systemd: one that hangs does not keep the screen from saying how its service stands. Of one that has left
+        the feed knows at once, and none is started by the question."""
         while True:
-            if self._is_served:
+            if self._is_served and self.dashboard.standing.kind == "live":
                 try:
                     server = await self.dashboard.ask(lambda client: client.get("/api/server"))
                 except OmegaError:
