@@ -406,12 +406,15 @@ class Vault:
         """The session's state is to be replaced: what is saved of it stays as a snapshot; its name. What its process
         may still save does not count."""
         before, keep, name = live.record, live.record.keep, None
+        lost = before.lost
         try:
             with self._journal.atomic():
                 if keep.checkpoint_id is not None:
                     name = self._keep(live, keep.checkpoint_id, f"before-{why}", why)
                     keep = replace(keep, checkpoint_id=None, resumed_from=None, is_asleep=False)
-                self._recorder.update(live, keep=replace(keep, is_replaced=live.host is not None))
+                    if live.host is None:  # no process whose end would tell: the checkpoint was all that there was
+                        lost = Lost("all", f"{why}ed by request")
+                self._recorder.update(live, keep=replace(keep, is_replaced=live.host is not None), lost=lost)
         except JournalError:
             live.record = before
             raise

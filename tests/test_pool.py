@@ -145,14 +145,20 @@ def test_process_that_is_killed_while_it_falls_asleep(lives: Lives) -> None:
 
 
 def test_kill_and_restart_of_a_hibernated_session(lives: Lives) -> None:
-    """kill leaves it hibernated; restart starts it without variables, which stay as a snapshot."""
+    """kill leaves it hibernated; restart starts it without variables, which stay as a snapshot; the next answer says
+    that they are lost, for it may go to somebody else than who restarted."""
     life = lives(save_interval_ms=100, hibernate_after_s=0.2)
     life.run("work", "x = 1")
     wait_until(lambda: state(life, "work") == "hibernated", "it is hibernated")
     assert life.post("/api/sessions/work/kill", {})["session"]["state"] == "hibernated"
     answer = life.post("/api/sessions/work/restart", {})
     assert "is snapshot before-restart-" in answer["note"] and not answer["variables_kept"]
-    assert life.value("work", "int('x' in globals())") == 0
+    after = life.run("work", "'x' in globals()")
+    assert (after["result"], after["resumed_from"]) == ("False", None)
+    assert after["lost"] == {"variables": "all", "reason": "restarted by request"}
+    first, loss, execution, snapshot = life.get("/api/sessions/work/timeline")["nodes"]
+    assert (loss["kind"], loss["parent"], snapshot["parent"]) == ("loss", first["id"], first["id"])
+    assert (execution["execution_id"], execution["parent"]) == (after["id"], None)
 
 
 def test_hundreds_of_sessions(lives: Lives) -> None:
