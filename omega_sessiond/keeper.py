@@ -42,7 +42,7 @@ from omega_sessiond.live import Live, Work
 from omega_sessiond.messages import UNFINISHED, Limits, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
-from omega_sessiond.recorder import Recorder
+from omega_sessiond.recorder import Recorder, joined
 from omega_sessiond.records import ExecutionRecord
 from omega_sessiond.vault import Vault
 
@@ -552,14 +552,16 @@ class Keeper:
                 record = live.record
                 launch = live.launch or Launch.load(paths.launch_file(self._state_dir, record.id))
                 host, live.launch, live.born = live.born, None, None
+                untold = None  # of a copy: what the process that it is forked from has lost
                 if live.origin is not None:
+                    untold = live.origin.record.lost
                     host = await self._fork(live, live.origin)
                 elif host is None:
                     host = await Host.birth(*self._terms_of_birth(launch, record.limits))
                 live.host = host
                 process = host.process
                 record = live.record  # what a restart has dropped while the process was being born stays dropped
-                lost = record.lost if live.origin is None else None
+                lost = record.lost if live.origin is None else untold
                 live.origin = None
                 if record.host is None:  # else it was recorded with its session
                     keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
@@ -813,7 +815,8 @@ class Keeper:
             was_used = False  # the refusal says what is lost
         elif live.record.keep.waking_from is not None and self.vault.current(live) is None:
             was_used = True  # what it was to take up was given up meanwhile
-        lost = self.vault.loss(live, reason) if was_used and not is_saved else live.record.lost
+        # What nobody has been told yet no later checkpoint tells: it was made of what was left.
+        lost = joined(live.record.lost, self.vault.loss(live, reason) if was_used and not is_saved else None)
         keep = replace(live.record.keep, is_asleep=is_saved, waking_from=None, is_replaced=False)
         live.note = live.host = live.sleep_reason = None
         self.vault.unreachable(live)

@@ -165,6 +165,16 @@ class Recorder:
     def _tell_again(self, live: Live, row: ExecutionRecord) -> None:
         """An execution that was to tell of a loss or of a wake has not begun: it is the next one's to tell."""
         if row.lost is not None:
-            self.update(live, lost=row.lost)
+            self.update(live, lost=joined(row.lost, live.record.lost))
         if row.resumed_from is not None:
             self.update(live, keep=replace(live.record.keep, resumed_from=row.resumed_from))
+
+
+def joined(earlier: Lost | None, later: Lost | None) -> Lost | None:
+    """Two losses of which nobody has been told yet, as the next answer tells them."""
+    if earlier is None or later is None:
+        return later if earlier is None else earlier
+    reason = earlier.reason if later.reason in earlier.reason else f"{earlier.reason}; {later.reason}"
+    if isinstance(earlier.variables, str) or isinstance(later.variables, str):
+        return Lost("all", reason)
+    return Lost(sorted({*earlier.variables, *later.variables}), reason)

@@ -40,6 +40,7 @@ from omega_sessiond.messages import (
     Timeline,
     now,
 )
+from omega_sessiond.recorder import joined
 from omega_sessiond.records import Keep
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
@@ -264,6 +265,8 @@ class States:
                     self._journal.append(SessionRestored(now(), record.id, record.name, told, None, into))
                 keep = Keep(checkpoint_id=id, covers=checkpoint.execution_id, is_asleep=True)
                 lost = self._vault.lacking(checkpoint, f"made from a checkpoint of session '{record.name}'")
+                if parent is not None:  # not what a snapshot held, but what the session is: with less than it had
+                    lost = joined(record.lost, lost)
                 self._keeper.recorder.update(copy, keep=keep, lost=lost)
         except (OSError, JournalError) as error:
             self._sessions.discard(copy)

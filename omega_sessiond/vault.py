@@ -25,7 +25,7 @@ from omega_sessiond.live import Live, Saving
 from omega_sessiond.messages import Checkpoint, Lost, SessionRestored, SnapshotRemoved, SnapshotTaken, iso, now
 from omega_sessiond.nursery import cloudpickle_directory
 from omega_sessiond.process import Exit
-from omega_sessiond.recorder import Recorder
+from omega_sessiond.recorder import Recorder, joined
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
 log = logging.getLogger("omega_sessiond.vault")
@@ -287,20 +287,16 @@ class Vault:
             source = {"checkpoint": frame.id, "execution_id": taken_up.execution_id}
             self._shelf.add_restore(live.record.id, now(), self._journal.last_known(live.record.id), source)
         if frame.lost:
-            before = [] if lost is None else [lost.reason]
-            names = lost.variables if lost is not None and isinstance(lost.variables, list) else []
             why = [f"{name}: {reason}" for name, reason in sorted(frame.lost.items())[:NAMES_TOLD]]
-            lost = Lost(sorted({*names, *frame.lost}), "; ".join([*before, *why]))
+            lost = joined(lost, Lost(sorted(frame.lost), "; ".join(why)))
         self._recorder.update(live, keep=keep, lost=lost)
 
     def _refuse(self, live: Live, id: str, trouble: str) -> None:
         """A checkpoint was not loaded. The file stays, under a name: what hinders it may pass."""
-        lost = live.record.lost
-        before = [] if lost is None else [lost.reason]
         name = self._keep(live, id, "refused", "not loaded", trouble)
         keep = replace(live.record.keep, waking_from=None, resumed_from=None, checkpoint_id=None, trouble=trouble)
         refusal = f"the checkpoint was not loaded and is kept as snapshot {name}: {trouble}"
-        self._recorder.update(live, keep=keep, lost=Lost("all", "; ".join([*before, refusal])))
+        self._recorder.update(live, keep=keep, lost=joined(live.record.lost, Lost("all", refusal)))
 
     def heard(self, live: Live, frame: SavedFrame | LoadedFrame) -> None:
         """What a host has said is committed."""

@@ -346,6 +346,51 @@ def test_end_of_a_process_whose_state_is_lost_runs_its_exit_functions(life: Life
     assert mark.exists()
 
 
+def lose_g(life: Life) -> None:
+    """Bring the session `work` to where it lives, has lost `g` and no answer has told of it: it was restored."""
+    life.run("work", "x = 1; g = (i for i in ())")
+    life.post("/api/sessions/work/snapshots", {"name": "one"})
+    life.post("/api/sessions/work/restore", {"snapshot": "one"})
+
+
+def test_loss_outlasts_a_checkpoint_of_what_was_left(life: Life) -> None:
+    """What no answer has told of yet is told after a save and a death, too: that checkpoint lacks nothing, for it was
+    made of what was left."""
+    lose_g(life)
+    assert life.post("/api/sessions/work/save")["checkpoint"]["complete"]
+    life.post("/api/sessions/work/fork", {"name": "copy", "from_checkpoint": True})
+    end_host(life, "work")
+    for name in ("work", "copy"):
+        after = life.run(name, "x")
+        assert (after["result"], after["lost"]["variables"]) == ("1", ["g"])
+
+
+def test_copy_of_a_session_names_what_that_has_lost(life: Life) -> None:
+    """A fork of a session that has not told of its loss yet has lost the same; so does a copy of the checkpoint of a
+    session that died after it."""
+    lose_g(life)
+    life.post("/api/sessions/work/fork", {"name": "fork"})
+    after = life.run("fork", "x")
+    assert (after["result"], after["lost"]["variables"]) == ("1", ["g"])
+    life.run("work", "x = 2")
+    end_host(life, "work")
+    life.post("/api/sessions/work/fork", {"name": "copy", "from_checkpoint": True})
+    for name in ("work", "copy"):
+        after = life.run(name, "x")
+        assert (after["result"], after["lost"]["variables"]) == ("1", ["g", "x"])
+
+
+def test_command_that_never_ran_does_not_hide_a_later_loss(life: Life) -> None:
+    """A command was to tell of a loss and never ran; by then more is lost, and the next one tells all of it."""
+    lose_g(life)
+    os.kill(life.session("work")["pid"], signal.SIGSTOP)
+    id = life.begin("work", "x = 2")
+    life.post("/api/sessions/work/restart", {"budget_s": 0.2})
+    assert life.execution("work", id)["status"] == "cancelled"
+    after = life.run("work", "'x' in globals()")
+    assert (after["result"], after["lost"]["variables"]) == ("False", "all")
+
+
 def test_exception_that_cannot_be_loaded_costs_itself_alone(lives: Callable[..., Life]) -> None:
     """It is named when the session is saved, which then is not saved whole, and so keeps its process."""
     life = lives(save_interval_ms=100, hibernate_after_s=0.2)
