@@ -803,7 +803,7 @@ class Keeper:
         is_unused_fork = record.parent is not None and record.execution_count == 0
         was_used = last_taken > 0 or live.record.host_seq > 0 or is_unused_fork
         sent = live.work.get(live.session.running or 0)
-        if bye is not None and sent is not None and sent.record.id > last_taken:  # it came while the host was leaving
+        if sent is not None and sent.record.id > last_taken:  # it came while the host was leaving, or too late for it
             self.recorder.unbegin(live, sent)
         live.taken = max(live.taken, last_taken, self._journal.last_begun(record.id))
         is_saved = bye in (wire.HIBERNATE, "SIGTERM") and self.vault.stands_for(live, live.taken)

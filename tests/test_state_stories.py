@@ -391,6 +391,19 @@ def test_command_that_never_ran_does_not_hide_a_later_loss(life: Life) -> None:
     assert (after["result"], after["lost"]["variables"]) == ("False", "all")
 
 
+def test_command_that_never_ran_is_not_said_to_have_changed_anything(life: Life) -> None:
+    """A command reached a process that was killed before it took it: it has lost nothing."""
+    life.run("work", "x = 1")
+    life.post("/api/sessions/work/save")
+    os.kill(life.session("work")["pid"], signal.SIGSTOP)
+    id = life.begin("work", "x = 2")
+    end_host(life, "work")
+    cancelled = life.finished("work", id)
+    assert (cancelled["status"], cancelled["started_at"]) == ("cancelled", None)
+    after = life.run("work", "x")
+    assert (after["result"], after["lost"]) == ("1", None)
+
+
 def test_exception_that_cannot_be_loaded_costs_itself_alone(lives: Callable[..., Life]) -> None:
     """It is named when the session is saved, which then is not saved whole, and so keeps its process."""
     life = lives(save_interval_ms=100, hibernate_after_s=0.2)
