@@ -465,8 +465,8 @@ class Vault:
     @staticmethod
     def lacking(record: CheckpointRecord, reason: str) -> Lost | None:
         """What a session does not get that goes on from this checkpoint."""
-        names = sorted(set(record.left_out) - {"…"})[:NAMES_TOLD]
-        told = [reason, *(["gone with it: " + ", ".join(record.obstacles)] if record.obstacles else [])]
+        names, more = _named(set(record.left_out), record)
+        told = [reason, *more, *(["gone with it: " + ", ".join(record.obstacles)] if record.obstacles else [])]
         return Lost(names, "; ".join(told)) if names or record.obstacles else None
 
     def loss(self, live: Live, reason: str) -> Lost | None:
@@ -476,7 +476,7 @@ class Vault:
             return Lost("all", reason)
         rows = self._journal.executions(live.record.id, live.record.keep.covers, COMMANDS_READ)
         later = [row for row in rows if row.started_at is not None]
-        names = set(record.left_out) - {"…"}
+        names = set(record.left_out)
         told = [reason]
         if later:
             from omega_sessiond.changes import touched  # the grammar of Python is needed for a loss alone
@@ -487,16 +487,18 @@ class Vault:
                 [row.command for row in later], [row.command for row in before if row.status == "ok"]
             )
             names |= changed
-            first, last = later[0].id, later[-1].id
+            first, last = later[0].id, self._journal.last_begun(live.record.id)
             span = f"command {first}" if first == last else f"commands {first} to {last}"
-            told.append(
-                f"{span} ran after the checkpoint" + ("" if are_read else ", too long to name all they changed")
-            )
+            trouble = "" if are_read else ", too long to name all they changed"
+            if later[-1].id < last:
+                trouble = ", too many to name all they changed"
+            told.append(f"{span} ran after the checkpoint{trouble}")
         if record.obstacles:
             told.append("gone with it: " + ", ".join(record.obstacles))
         if not names and len(told) == 1:
             return None
-        return Lost(sorted(names)[:NAMES_TOLD], "; ".join(told))
+        shown, more = _named(names, record)
+        return Lost(shown, "; ".join([*told, *more]))
 
     # ---- life ----
 
@@ -512,6 +514,15 @@ class Vault:
             live.save_timer = None
         self.unreachable(live)
         self._waiting.discard(live.record.id)
+
+
+def _named(names: set[str], record: CheckpointRecord) -> tuple[list[str], list[str]]:
+    """The names that a loss tells, of these and of what a checkpoint lacks; in words what it does not."""
+    known = sorted(names - {"…"})
+    told = [] if len(known) <= NAMES_TOLD else [f"{len(known) - NAMES_TOLD} more variables than are named"]
+    if "…" in record.left_out:
+        told.append(f"left out of the checkpoint {record.left_out['…']}")
+    return known[:NAMES_TOLD], told
 
 
 def remove(place: str) -> None:

@@ -380,6 +380,31 @@ def test_copy_of_a_session_names_what_that_has_lost(life: Life) -> None:
         assert (after["result"], after["lost"]["variables"]) == ("1", ["g", "x"])
 
 
+def test_loss_of_more_than_are_named_says_how_many(life: Life) -> None:
+    """An answer names a hundred variables at most; how many more there are its reason says, of those that commands
+    changed and of those that a checkpoint lacks."""
+    life.run("work", "for n in range(230): globals()[f'g{n:03}'] = (i for i in ())")
+    life.post("/api/sessions/work/save")
+    life.run("work", "\n".join(f"x{n:03} = {n}" for n in range(120)))
+    end_host(life, "work")
+    lost = life.run("work", "1")["lost"]
+    assert len(lost["variables"]) == 100
+    assert "220 more variables than are named; left out of the checkpoint and 30 more" in lost["reason"]
+
+
+def test_loss_of_more_commands_than_are_read_says_so(life: Life) -> None:
+    """The first thousand commands after a checkpoint are looked through for names; that there were more is told."""
+    life.run("work", "x = 1")
+    life.post("/api/sessions/work/save")
+    first = life.run("work", "x = 2")["id"]
+    for _ in range(1000):
+        last = life.run("work", "1")["id"]
+    end_host(life, "work")
+    lost = life.run("work", "x")["lost"]
+    assert lost["variables"] == ["x"]
+    assert f"commands {first} to {last} ran after the checkpoint, too many to name all they changed" in lost["reason"]
+
+
 def test_command_that_never_ran_does_not_hide_a_later_loss(life: Life) -> None:
     """A command was to tell of a loss and never ran; by then more is lost, and the next one tells all of it."""
     lose_g(life)
