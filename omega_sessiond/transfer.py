@@ -23,6 +23,7 @@ from omega_sessiond import __version__, paths, wire
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.errors import (
+    CannotSave,
     ForeignState,
     InvalidField,
     InvalidImport,
@@ -195,7 +196,7 @@ class Transfer:
                 why = error
         checkpoint = vault.current(live)
         if checkpoint is None:
-            raise why or InvalidField(
+            raise why or CannotSave(
                 f"Nothing is saved of session '{live.record.name}'", hint="Leave `state` (--state) out."
             )
         return checkpoint

@@ -117,6 +117,11 @@ def test_export_without_saved_variables_says_so(life: Life) -> None:
     answer = life.call("GET", "/api/sessions/work/export?state=true")
     assert (answer.status, answer.code) == (409, "cannot_save")
     assert "no way to save" in answer.json["error"]
+    life.run("dead", "x = 1")
+    life.post("/api/sessions/dead/kill")
+    answer = life.call("GET", "/api/sessions/dead/export?state=true")
+    assert (answer.status, answer.code) == (409, "cannot_save")
+    assert answer.json["error"] == "Nothing is saved of session 'dead'"
 
 
 @pytest.mark.parametrize(
