@@ -408,6 +408,13 @@ class Keeper:
         while live.session.link == "starting" and live.loading is None:
             await _first(live.settled, live.load_begun)
 
+    async def asleep(self, live: Live) -> None:
+        """Wait for the end of a process that is being put to sleep: it is at rest and takes nothing any more."""
+        host = live.host
+        while live.sleep_reason is not None and live.session.ending and live.host is host and live.refusal is None:
+            live.settled.clear()
+            await live.settled.wait()
+
     async def _replace(self, live: Live) -> None:
         """End a process whose state was replaced by a daemon that did not live to end it."""
         try:

@@ -79,9 +79,10 @@ class States:
 
     async def _settled(self, name: str) -> Live:
         live = self._sessions.find(name)
+        await self._keeper.asleep(live)
         if live.session.link in ("starting", "reconnecting"):
             await live.settled.wait()
-            self._check_kept(live)
+        self._check_kept(live)
         return live
 
     def _check_kept(self, live: Live) -> None:

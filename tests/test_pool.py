@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from daemon import wait_until
@@ -159,6 +160,22 @@ def test_kill_and_restart_of_a_hibernated_session(lives: Lives) -> None:
     first, loss, execution, snapshot = life.get("/api/sessions/work/timeline")["nodes"]
     assert (loss["kind"], loss["parent"], snapshot["parent"]) == ("loss", first["id"], first["id"])
     assert (execution["execution_id"], execution["parent"]) == (after["id"], None)
+
+
+def test_session_that_is_falling_asleep_is_asked_for_its_state(lives: Lives) -> None:
+    """What is asked of a session between the decision to hibernate it and the end of its process is answered as of one
+    that sleeps, not refused as of a busy one."""
+    life = lives(save_interval_ms=100, hibernate_after_s=1.5, stop_budget_s=1)
+    life.run("work", "x = 1")
+    pid = life.session("work")["pid"]
+    wait_until(lambda: (life.session("work")["checkpoint"] or {}).get("is_current"), "it is saved")
+    os.kill(pid, signal.SIGSTOP)  # it takes its time over ending
+    for number in count():
+        answer = life.call("POST", "/api/sessions/work/snapshots", {"name": f"s{number}"})
+        assert answer.status == 201, answer
+        if life.session("work")["pid"] != pid:
+            break
+    assert life.run("work", "x")["result"] == "1"
 
 
 def test_hundreds_of_sessions(lives: Lives) -> None:
