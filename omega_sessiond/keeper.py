@@ -408,11 +408,18 @@ class Keeper:
         while live.session.link == "starting" and live.loading is None:
             await _first(live.settled, live.load_begun)
 
-    async def asleep(self, live: Live) -> None:
-        """Wait for the end of a process that is being put to sleep: it is at rest and takes nothing any more."""
+    async def ended(self, live: Live) -> None:
+        """Wait for the end of a process that runs nothing and takes nothing any more: it is put to sleep, killed or
+        replaced."""
         host = live.host
-        while live.sleep_reason is not None and live.session.ending and live.host is host and live.refusal is None:
+        while live.session.ending and live.session.running is None and live.host is host and live.refusal is None:
             live.settled.clear()
+            await live.settled.wait()
+
+    async def settled(self, live: Live) -> None:
+        """The same, and then until the session has a process that can be spoken to, or none."""
+        await self.ended(live)
+        if live.session.link in ("starting", "reconnecting"):
             await live.settled.wait()
 
     async def _replace(self, live: Live) -> None:

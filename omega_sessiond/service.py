@@ -355,7 +355,9 @@ class Service:
             raise SessionExists(f"Session '{request.name}' exists already")
         if request.from_checkpoint:
             return await self.states.fork(name, request.name)
-        await self._keeper.asleep(source)
+        await self._keeper.settled(source)
+        if self.find(name) is not source:
+            raise SessionNotFound
         if source.session.state == "dead" or source.session.state == "hibernated":
             raise CannotFork(
                 f"Session '{name}' is {source.session.state}",
@@ -479,7 +481,7 @@ class Service:
 
     async def _question(self, name: str, kind: str, request: CompleteRequest | IsCompleteRequest) -> dict[str, Any]:
         live = self.find(name)
-        await self._keeper.asleep(live)
+        await self._keeper.ended(live)
         if live.session.state == "hibernated":
             self._keeper.handle(live, decide.StartAsked())
         if live.session.link == "starting":

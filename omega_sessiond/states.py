@@ -79,9 +79,7 @@ class States:
 
     async def _settled(self, name: str) -> Live:
         live = self._sessions.find(name)
-        await self._keeper.asleep(live)
-        if live.session.link in ("starting", "reconnecting"):
-            await live.settled.wait()
+        await self._keeper.settled(live)
         self._check_kept(live)
         return live
 

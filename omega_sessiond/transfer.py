@@ -48,6 +48,7 @@ from omega_sessiond.messages import (
     now,
     timestamp,
 )
+from omega_sessiond.recorder import joined
 from omega_sessiond.records import ExecutionRecord, Keep
 from omega_sessiond.shelf import CheckpointRecord
 from omega_sessiond.states import Sessions, States
@@ -138,6 +139,8 @@ class StateLine(Struct, frozen=True, tag_field="t", tag="state"):
     obstacles: list[str]
     covers: int | None = None
     """The last execution whose work it holds, or that was given up for it; None in older files, which say nothing."""
+    lost: Lost | None = None
+    """What the session had lost before, as far as no answer has told of it yet."""
 
     def __post_init__(self) -> None:
         timestamp(self.at)
@@ -181,7 +184,7 @@ class Transfer:
         """The file, in chunks of whole lines. Raises SessionNotFound; where nothing is saved nor can be, why."""
         live = self._sessions.find(name)
         checkpoint = await self._saved(live) if with_state else None
-        return self._lines(live, checkpoint, live.record.keep.covers)
+        return self._lines(live, checkpoint, live.record.keep.covers, live.record.lost)
 
     async def _saved(self, live: Live) -> CheckpointRecord:
         """The present state; where that cannot be saved now, because a command runs, say, the one saved last: what it
@@ -201,7 +204,9 @@ class Transfer:
             )
         return checkpoint
 
-    async def _lines(self, live: Live, checkpoint: CheckpointRecord | None, covers: int) -> AsyncIterator[bytes]:
+    async def _lines(
+        self, live: Live, checkpoint: CheckpointRecord | None, covers: int, lost: Lost | None
+    ) -> AsyncIterator[bytes]:
         record = live.record
         state = self._open_state(live, checkpoint)  # now: what is saved next takes the place of these files
         yield _line(
@@ -227,7 +232,7 @@ class Transfer:
             yield _line(
                 StateLine(
                     checkpoint.at, checkpoint.execution_id, checkpoint.size_bytes, checkpoint.sha256,
-                    checkpoint.variables, checkpoint.left_out, checkpoint.obstacles, covers,
+                    checkpoint.variables, checkpoint.left_out, checkpoint.obstacles, covers, lost,
                 )
             )  # fmt: skip
         for name, file in state:
@@ -305,6 +310,7 @@ class _Intake:
         self._last_used_at = ""
         self._checkpoint: CheckpointRecord | None = None
         self._covers = 0
+        self._lost: Lost | None = None
         self._place = ""
 
     async def run(self) -> Imported:
@@ -463,6 +469,7 @@ class _Intake:
         self._place = f"{paths.checkpoints_dir(self._state_dir, self._live.record.id)}/{id}"
         os.makedirs(self._place, mode=0o700)
         after = self._ids.get(line.execution_id, max(self._ids.values(), default=0))
+        self._lost = line.lost
         covers = max(self._ids, default=0) if line.covers is None else line.covers
         self._covers = max((new for old, new in self._ids.items() if old <= covers), default=0)
         self._checkpoint = CheckpointRecord(
@@ -498,7 +505,8 @@ class _Intake:
                 self._journal.shelf.add(checkpoint)
             self._keeper.recorder.update(live, **fields)
             if checkpoint is not None:
-                self._keeper.recorder.update(live, lost=self._keeper.vault.loss(live, "imported"))
+                lost = joined(self._lost, self._keeper.vault.loss(live, "imported"))
+                self._keeper.recorder.update(live, lost=lost)
         live.session.is_asleep = checkpoint is not None
         self._keeper.committed()
 

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -27,6 +28,23 @@ def forked(life: Life, name: str, copy: str) -> dict[str, Any]:
     answer = fork(life, name, copy)
     assert answer.status == 201, answer
     return dict(answer.json)
+
+
+def test_a_fork_waits_for_the_daemon_to_find_its_session(life: Life) -> None:
+    """A daemon that has just begun looks for the processes that are there: a fork waits for that, as a command does."""
+    life.run("a", "x = 1")
+    pid = life.session("a")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    life.kill()
+    life.start()
+    answers: list[Answer] = []
+    forking = Thread(target=lambda: answers.append(fork(life, "a", "b")))
+    forking.start()
+    assert life.session("a")["state"] == "reconnecting"
+    os.kill(pid, signal.SIGCONT)
+    forking.join()
+    assert answers[0].status == 201, answers
+    assert life.value("b", "x") == 1
 
 
 def test_a_copy_has_everything_and_goes_its_own_way(life: Life) -> None:

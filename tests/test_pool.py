@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from threading import Thread
 
 from daemon import wait_until
 from life import Life
@@ -175,6 +176,23 @@ def test_session_that_is_falling_asleep_is_asked_for_its_state(lives: Lives) -> 
         assert answer.status == 201, answer
         if life.session("work")["pid"] != pid:
             break
+    assert life.run("work", "x")["result"] == "1"
+
+
+def test_session_that_is_being_killed_is_asked_for_its_state(lives: Lives) -> None:
+    """The same while somebody ends it: what is saved is there all along."""
+    life = lives(stop_budget_s=2)
+    life.run("work", "x = 1")
+    life.post("/api/sessions/work/save", {})
+    os.kill(life.session("work")["pid"], signal.SIGSTOP)  # it takes its time over ending
+    killing = Thread(target=life.call, args=("POST", "/api/sessions/work/kill", {}))
+    killing.start()
+    for number in count():
+        answer = life.call("POST", "/api/sessions/work/snapshots", {"name": f"s{number}"})
+        assert answer.status == 201, answer
+        if not killing.is_alive():
+            break
+    assert life.session("work")["pid"] is None
     assert life.run("work", "x")["result"] == "1"
 
 

@@ -111,6 +111,18 @@ def test_import_says_what_ran_after_the_state_was_saved(life: Life, place: Place
     assert "ran after the checkpoint" in found["lost"]["reason"]
 
 
+def test_import_tells_the_loss_that_the_original_has_not_told_yet(life: Life, place: Place) -> None:
+    """What was lost before the state was saved is not seen in the state, nor in the commands."""
+    life.run("work", "x = 1; g = (i for i in ())")
+    life.post("/api/sessions/work/snapshots", {"name": "early"})
+    life.post("/api/sessions/work/restore", {"snapshot": "early"})
+    life.post("/api/sessions/work/save", {})
+    taken = {"file": put(place, lines(life, "work", "?state=true")), "name": "copy", "trust": True}
+    assert life.call("POST", "/api/import", taken).status == 201
+    assert life.run("copy", "x")["lost"]["variables"] == life.run("work", "x")["lost"]["variables"] == ["g"]
+    assert life.run("copy", "x")["lost"] is None
+
+
 def test_export_without_saved_variables_says_so(life: Life) -> None:
     """Asking for variables where none can be saved is an error that says why."""
     life.call("POST", "/api/sessions", {"name": "work", "engine": "bash"})
