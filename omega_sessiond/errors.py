@@ -212,14 +212,10 @@ class CannotSave(Conflict):
     code = "cannot_save"
     hint = "`checkpoint` of the session (omegactl show NAME) says what is saved and what stands in the way."
 
-
-class NothingSaved(CannotSave):
-    """A session without a process that no checkpoint stands for: it lost its state, or never had any."""
-
-    hint = "Run a command in it first."
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Session '{name}' has no process and no checkpoint")
+    @classmethod
+    def without_process(cls, name: str) -> CannotSave:
+        """Nor with a checkpoint: it was lost before it was saved."""
+        return cls(f"Session '{name}' has no process and no checkpoint", hint="Run a command in it first.")
 
 
 class BodyTooLarge(OmegaError):

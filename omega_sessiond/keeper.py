@@ -39,10 +39,11 @@ from omega_sessiond.frames import (
 from omega_sessiond.host import Death, Host, Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
+from omega_sessiond.losses import joined
 from omega_sessiond.messages import UNFINISHED, Limits, Step, now, timestamp
 from omega_sessiond.nursery import Nursery
 from omega_sessiond.process import Exit
-from omega_sessiond.recorder import Recorder, joined
+from omega_sessiond.recorder import Recorder
 from omega_sessiond.records import ExecutionRecord
 from omega_sessiond.vault import Vault
 
@@ -97,6 +98,7 @@ class Keeper:
         self.containment = Containment(settings)
         self.trouble: str | None = None
         self.is_stopping = False
+        self._stop_begun = asyncio.Event()
         self._settings = settings
         self._journal = journal
         self._nursery = nursery
@@ -196,6 +198,7 @@ class Keeper:
     async def stop(self) -> None:
         """Let go of every host (they live on), answer those who wait with what there is, end the feeds."""
         self.is_stopping = True
+        self._stop_begun.set()
         self.feed.close()
         for _, work in list(self.work.values()):
             work.release()
@@ -410,17 +413,27 @@ class Keeper:
 
     async def ended(self, live: Live) -> None:
         """Wait for the end of a process that runs nothing and takes nothing any more: it is put to sleep, killed or
-        replaced."""
+        replaced. Raises Stopping."""
         host = live.host
         while live.session.ending and live.session.running is None and live.host is host and live.refusal is None:
             live.settled.clear()
-            await live.settled.wait()
+            await self._change(live)
 
     async def settled(self, live: Live) -> None:
-        """The same, and then until the session has a process that can be spoken to, or none."""
+        """The same, and then until the session has a process that can be spoken to, or none; one that cannot be found
+        again is not waited for longer than for a start. Raises Stopping."""
         await self.ended(live)
-        if live.session.link in ("starting", "reconnecting"):
-            await live.settled.wait()
+        never_used = live.session.state == "hibernated" and self.vault.current(live) is None
+        if never_used and not live.is_deleted:  # nothing is saved of it: what it has is what a process begins with
+            self.handle(live, decide.StartAsked())
+        if live.session.link == "starting":
+            await self._change(live)
+        if live.session.link == "reconnecting":
+            await self._change(live, self._settings.host_start_s)
+
+    async def _change(self, live: Live, timeout_s: float | None = None) -> None:
+        await _first(live.settled, self._stop_begun, timeout_s=timeout_s)
+        self.refuse_when_stopping()
 
     async def _replace(self, live: Live) -> None:
         """End a process whose state was replaced by a daemon that did not live to end it."""
@@ -578,7 +591,9 @@ class Keeper:
                 lost = record.lost if live.origin is None else untold
                 live.origin = None
                 if record.host is None:  # else it was recorded with its session
-                    keep = replace(record.keep, waking_from=self.vault.waking(live), is_replaced=False)
+                    # What went with the process before is not lost again with this one.
+                    covers = max(record.keep.covers, self._journal.last_begun(record.id))
+                    keep = replace(record.keep, covers=covers, waking_from=self.vault.waking(live), is_replaced=False)
                     kept = hosts.record(process)
                     self.recorder.update(live, host=kept, host_seq=0, state_reason=None, keep=keep, lost=lost)
                 live.taken = live.acknowledged = 0

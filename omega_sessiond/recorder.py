@@ -14,6 +14,7 @@ from omega_sessiond import views
 from omega_sessiond.frames import HostFrame, InputFrame, OutputFrame, PartFrame, ResultFrame
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Work
+from omega_sessiond.losses import joined
 from omega_sessiond.messages import (
     DataEvent,
     ErrorValue,
@@ -168,13 +169,3 @@ class Recorder:
             self.update(live, lost=joined(row.lost, live.record.lost))
         if row.resumed_from is not None:
             self.update(live, keep=replace(live.record.keep, resumed_from=row.resumed_from))
-
-
-def joined(earlier: Lost | None, later: Lost | None) -> Lost | None:
-    """Two losses of which nobody has been told yet, as the next answer tells them."""
-    if earlier is None or later is None:
-        return later if earlier is None else earlier
-    reason = earlier.reason if later.reason in earlier.reason else f"{earlier.reason}; {later.reason}"
-    if isinstance(earlier.variables, str) or isinstance(later.variables, str):
-        return Lost("all", reason)
-    return Lost(sorted({*earlier.variables, *later.variables}), reason)

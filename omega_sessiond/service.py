@@ -482,6 +482,8 @@ class Service:
     async def _question(self, name: str, kind: str, request: CompleteRequest | IsCompleteRequest) -> dict[str, Any]:
         live = self.find(name)
         await self._keeper.ended(live)
+        if self.find(name) is not live:  # it was deleted meanwhile, and no process may come after its last one
+            raise SessionNotFound
         if live.session.state == "hibernated":
             self._keeper.handle(live, decide.StartAsked())
         if live.session.link == "starting":

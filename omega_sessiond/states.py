@@ -13,9 +13,9 @@ from omega_sessiond import paths, timeline
 from omega_sessiond.config import Settings
 from omega_sessiond.database import from_system
 from omega_sessiond.errors import (
+    CannotSave,
     HostFailed,
     JournalError,
-    NothingSaved,
     SessionBusy,
     SessionExists,
     SessionNotFound,
@@ -26,6 +26,7 @@ from omega_sessiond.host import Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
+from omega_sessiond.losses import joined
 from omega_sessiond.messages import (
     CreateOptions,
     Parent,
@@ -40,7 +41,6 @@ from omega_sessiond.messages import (
     Timeline,
     now,
 )
-from omega_sessiond.recorder import joined
 from omega_sessiond.records import Keep
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
@@ -123,7 +123,7 @@ class States:
         self._refuse_name(live, request.name)
         checkpoint = await self._save_changes(live)
         if checkpoint is None:
-            raise NothingSaved(name)
+            raise CannotSave.without_process(name)
         self._refuse_name(live, request.name)  # another request may have been faster
         with self._journal.atomic():
             made = self._shelf.add_snapshot(
@@ -224,7 +224,7 @@ class States:
         live = await self._settled(name)
         checkpoint = await self._save_changes(live)
         if checkpoint is None:
-            raise NothingSaved(name)
+            raise CannotSave.without_process(name)
         parent = Parent(live.record.id, name, checkpoint.execution_id or None, now())
         return self._sessions.view(self._copy(live, checkpoint, into, None, parent))
 

@@ -36,6 +36,7 @@ from omega_sessiond.frames import Number, OutputFrame, PartFrame
 from omega_sessiond.journal import Journal
 from omega_sessiond.keeper import Keeper
 from omega_sessiond.live import Live
+from omega_sessiond.losses import joined
 from omega_sessiond.messages import (
     UNFINISHED,
     CreateOptions,
@@ -48,7 +49,6 @@ from omega_sessiond.messages import (
     now,
     timestamp,
 )
-from omega_sessiond.recorder import joined
 from omega_sessiond.records import ExecutionRecord, Keep
 from omega_sessiond.shelf import CheckpointRecord
 from omega_sessiond.states import Sessions, States

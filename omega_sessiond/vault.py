@@ -17,15 +17,16 @@ from msgspec.structs import replace
 
 from omega_sessiond import paths, usage
 from omega_sessiond.config import Settings
-from omega_sessiond.errors import CannotSave, HostFailed, JournalError, NothingSaved, SessionBusy
+from omega_sessiond.errors import CannotSave, HostFailed, JournalError, SessionBusy
 from omega_sessiond.frames import LoadedFrame, SavedFrame
 from omega_sessiond.host import Death, Host
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live, Saving
+from omega_sessiond.losses import REST, joined, named
 from omega_sessiond.messages import Checkpoint, Lost, SessionRestored, SnapshotRemoved, SnapshotTaken, iso, now
 from omega_sessiond.nursery import cloudpickle_directory
 from omega_sessiond.process import Exit
-from omega_sessiond.recorder import Recorder, joined
+from omega_sessiond.recorder import Recorder
 from omega_sessiond.shelf import CheckpointRecord, SnapshotRecord
 
 log = logging.getLogger("omega_sessiond.vault")
@@ -56,8 +57,6 @@ costs another attempt."""
 
 COMMANDS_READ = 1000
 """How many commands are looked through for the names that a loss tells."""
-
-NAMES_TOLD = 100
 
 NAMED_AS_OURS = re.compile(r"[A-Za-z0-9]{1,64}(\.new)?\Z")
 """A checkpoint's directory, or the draft of one."""
@@ -129,14 +128,15 @@ class Vault:
 
     def is_whole(self, live: Live) -> bool:
         """Whether the session's process may end, as far as its state goes."""
-        return self.can_save(live) and self.stands_for(live, max(live.taken, live.session.running or 0))
+        return self.stands_for(live, max(live.taken, live.session.running or 0))
 
     def stands_for(self, live: Live, last: int) -> bool:
         """Whether the checkpoint stands for all of the session up to this execution. One that has run nothing, and was
         no other's copy, needs none."""
         record = self.current(live)
         if record is None:
-            return last == 0 and live.record.parent is None and self._journal.last_begun(live.record.id) == 0
+            is_unused = last == 0 and live.record.parent is None and self._journal.last_begun(live.record.id) == 0
+            return is_unused and self.can_save(live)
         return record.is_complete and last <= live.record.keep.covers
 
     # ---- saving in the background ----
@@ -225,7 +225,7 @@ class Vault:
         host = live.host
         if host is None and live.session.link == "absent":
             if live.record.keep.checkpoint_id is None:
-                raise NothingSaved(name)
+                raise CannotSave.without_process(name)
             return
         if host is None or not live.session.is_at_rest:
             raise SessionBusy(f"Session '{name}' is {live.session.state}")
@@ -287,8 +287,9 @@ class Vault:
             source = {"checkpoint": frame.id, "execution_id": taken_up.execution_id}
             self._shelf.add_restore(live.record.id, now(), self._journal.last_known(live.record.id), source)
         if frame.lost:
-            why = [f"{name}: {reason}" for name, reason in sorted(frame.lost.items())[:NAMES_TOLD]]
-            lost = joined(lost, Lost(sorted(frame.lost), "; ".join(why)))
+            names, more = named({*frame.lost}, frame.lost.get(REST))
+            why = [f"{name}: {frame.lost[name]}" for name in names]
+            lost = joined(lost, Lost(names, "; ".join([*why, *more])))
         self._recorder.update(live, keep=keep, lost=lost)
 
     def _refuse(self, live: Live, id: str, trouble: str) -> None:
@@ -465,7 +466,7 @@ class Vault:
     @staticmethod
     def lacking(record: CheckpointRecord, reason: str) -> Lost | None:
         """What a session does not get that goes on from this checkpoint."""
-        names, more = _named(set(record.left_out), record)
+        names, more = named({*record.left_out}, record.left_out.get(REST))
         told = [reason, *more, *(["gone with it: " + ", ".join(record.obstacles)] if record.obstacles else [])]
         return Lost(names, "; ".join(told)) if names or record.obstacles else None
 
@@ -497,7 +498,7 @@ class Vault:
             told.append("gone with it: " + ", ".join(record.obstacles))
         if not names and len(told) == 1:
             return None
-        shown, more = _named(names, record)
+        shown, more = named(names, record.left_out.get(REST))
         return Lost(shown, "; ".join([*told, *more]))
 
     # ---- life ----
@@ -514,15 +515,6 @@ class Vault:
             live.save_timer = None
         self.unreachable(live)
         self._waiting.discard(live.record.id)
-
-
-def _named(names: set[str], record: CheckpointRecord) -> tuple[list[str], list[str]]:
-    """The names that a loss tells, of these and of what a checkpoint lacks; in words what it does not."""
-    known = sorted(names - {"…"})
-    told = [] if len(known) <= NAMES_TOLD else [f"{len(known) - NAMES_TOLD} more variables than are named"]
-    if "…" in record.left_out:
-        told.append(f"left out of the checkpoint {record.left_out['…']}")
-    return known[:NAMES_TOLD], told
 
 
 def remove(place: str) -> None:

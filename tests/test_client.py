@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isolation import Place
+from omega_sessiond import errors
 from omega_sessiond.client import Client, StreamLost, execution_path, find_daemon, session_path, with_query
 from omega_sessiond.errors import (
     BodyTooLarge,
@@ -302,3 +303,11 @@ def test_long_socket_path_has_a_remedy(place: Place, monkeypatch: pytest.MonkeyP
         Client(find()).get("/api/health")
     assert "107" in caught.value.message
     assert "XDG_RUNTIME_DIR" in caught.value.hint
+
+
+def test_every_refusal_comes_back_as_what_it_was() -> None:
+    """Each code that the daemon answers with is the same class of error again, with its text and hint."""
+    for code, kind in errors._tree(errors.OmegaError).items():
+        error = errors.rebuild(code, "what is wrong", "what to do")
+        assert (type(error), error.message, error.hint) == (kind, "what is wrong", "what to do")
+        assert "code" in vars(kind), f"{kind.__name__} shares the code of another"

@@ -412,6 +412,14 @@ def test_prompt_of_a_database_is_no_output(start: Start) -> None:
         ("select '\n.tables\n;", "incomplete"),
         ("create trigger t after insert on a begin\nselect 1;", "incomplete"),
         ("create trigger t after insert on a begin\nselect 1;\nend;\n.tables", "complete"),
+        (".headers on\n-- show; them\n.mode column", "complete"),
+        ("-- show\n.tables\n/* a\n.comment; */\n.tables", "complete"),
+        (".print a\n# it's\nselect 2;", "complete"),
+        (".print a\nselect 2; # it's", "incomplete"),
+        (".print a\n/* select 2;", "incomplete"),
+        (".print a\nselect ';\n.b', \"]\", [';], `'`; --'\n.tables", "complete"),
+        ("  .tables", "complete"),
+        (" \n.print a\n  .tables", "incomplete"),
     ],
 )
 def test_whole_statements(start: Start, code: str, status: str) -> None:
@@ -419,6 +427,19 @@ def test_whole_statements(start: Start, code: str, status: str) -> None:
     if shutil.which("sqlite3") is None:
         unavailable("sqlite3 is not installed")
     assert start("sqlite3").daemon.ask("is_complete", code=code)["status"] == status
+
+
+def test_sqlite_scripts_as_people_write_them(start: Start) -> None:
+    """Blanks before a command of sqlite3's own, comments beside it; and a large text in a statement is read once."""
+    if shutil.which("sqlite3") is None:
+        unavailable("sqlite3 is not installed")
+    host = start("sqlite3")
+    assert host.run("  .print hi").output == "hi\n"
+    assert host.run(".print a\n# it's\nselect 2;").output == "a\n2\n"
+    assert host.run("-- what\n.print b\n/* is\n.this; */\nselect 3").output == "b\n3\n"
+    text = "a { color: red; }\n.b { color: blue; }\n" * 50_000
+    assert host.run(f".print c\ncreate table doc(t);\ninsert into doc values ('{text}')").output == "c\n"
+    assert host.run("select length(t) from doc;").output == f"{len(text)}\n"
 
 
 def test_background_output_is_late(start: Start) -> None:

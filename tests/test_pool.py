@@ -11,6 +11,9 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from threading import Thread
+from typing import Any
+
+import pytest
 
 from daemon import wait_until
 from life import Life
@@ -89,10 +92,37 @@ def test_session_that_was_never_used_is_hibernated_too(lives: Lives) -> None:
         life.post("/api/sessions", {"name": name, "engine": engine})
     wait_until(lambda: state(life, "one") == "hibernated", "the older one is hibernated")
     assert state(life, "again") == state(life, "shell") == state(life, "two") == "idle"
-    refused = life.call("POST", "/api/sessions/one/fork", {"name": "copy", "from_checkpoint": True})
-    assert (refused.status, refused.json["hint"]) == (409, "Run a command in it first.")
     woken = life.run("one", "1+1")
     assert (woken["result"], woken["execution_count"], woken["lost"]) == ("2", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("save", {}),
+        ("snapshots", {"name": "base"}),
+        ("fork", {"name": "copy"}),
+        ("fork", {"name": "copy", "from_checkpoint": True}),
+    ],
+)
+def test_session_that_was_never_used_is_asked_for_its_state(lives: Lives, what: str, body: dict[str, Any]) -> None:
+    """What can be had of it does not depend on whether it has a process just now."""
+    life = lives(save_interval_ms=0, hibernate_after_s=0.1)
+    life.post("/api/sessions", {"name": "one"})
+    wait_until(lambda: state(life, "one") == "hibernated", "it is hibernated")
+    answer = life.call("POST", f"/api/sessions/one/{what}", body)
+    assert answer.status in (200, 201), answer
+    name = body.get("name", "one") if what == "fork" else "one"
+    assert life.run(name, "1+1")["lost"] is None
+
+
+def test_unused_session_that_cannot_be_saved_does_not_sleep(lives: Lives) -> None:
+    """Told to end, it is as dead as any."""
+    life = lives()
+    life.post("/api/sessions", {"name": "shell", "engine": "bash"})
+    os.kill(life.session("shell")["pid"], signal.SIGTERM)
+    wait_until(lambda: life.session("shell")["pid"] is None, "it has ended")
+    assert state(life, "shell") == "dead"
 
 
 def test_numpy_session_hibernates_and_wakes(lives: Lives) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import test_keeper
 from life import is_alive
@@ -26,11 +27,13 @@ from omega_sessiond.errors import (
     SessionBusy,
     SessionNotFound,
     SnapshotNotFound,
+    Stopping,
 )
 from omega_sessiond.host import Host, Launch
 from omega_sessiond.journal import Journal
 from omega_sessiond.live import Live
 from omega_sessiond.messages import (
+    CompleteRequest,
     CreateOptions,
     CreateSession,
     EndRequest,
@@ -787,6 +790,64 @@ def test_wake_that_the_journal_refuses_once(tell: Tell, monkeypatch: pytest.Monk
         assert len(refusals) == 1
 
     tell(story)
+
+
+def test_question_to_a_session_that_is_deleted_meanwhile(tell: Tell) -> None:
+    """A question that waits for a session to fall asleep does not wake one that is deleted by then."""
+
+    async def story(service: Service) -> None:
+        await execute(service, "work", "x = 1")
+        await service.states.save("work")
+        live = service._keeper.by_name["work"]
+        pid = service.session("work").pid or 0
+        os.kill(pid, signal.SIGSTOP)
+        live.sleep_reason = "hibernated: not used for 1 s"
+        service._keeper.handle(live, decide.HibernateAsked())
+        asking = asyncio.create_task(service.complete("work", CompleteRequest("x")))
+        await asyncio.sleep(0)
+        deleting = asyncio.create_task(service.delete("work", EndRequest(20.0)))
+        await asyncio.sleep(0)
+        assert live.is_deleted and not asking.done()
+        os.kill(pid, signal.SIGCONT)
+        with pytest.raises((SessionBusy, SessionNotFound)):
+            await asking
+        await deleting
+        assert live.session.link == "absent" and live.host is None
+
+    tell(story)
+
+
+def test_who_waits_for_a_process_hears_that_the_daemon_stops(tell: Tell) -> None:
+    """Neither for one that is out of reach nor for one that is being ended is anybody left without an answer."""
+    pids: list[int] = []
+
+    async def second(service: Service) -> None:
+        forking = asyncio.create_task(service.fork("work", ForkRequest("copy")))
+        saving = asyncio.create_task(service.states.save("work"))
+        await asyncio.sleep(0)
+        await service.stop()
+        for waiting in (forking, saving):
+            async with asyncio.timeout(5):
+                with pytest.raises(Stopping):
+                    await waiting
+
+    async def third(service: Service) -> None:
+        os.kill(pids[0], signal.SIGCONT)
+
+    tell(stopped_session(pids), second, third)
+
+
+def test_fork_of_a_session_out_of_reach_is_refused_in_the_end(tell: Tell) -> None:
+    """It waits as long as for a start, and no longer."""
+    pids: list[int] = []
+
+    async def second(service: Service) -> None:
+        service._keeper._settings = replace(service._keeper._settings, host_start_s=0.2)
+        with pytest.raises(SessionBusy, match="is reconnecting"):
+            await service.fork("work", ForkRequest("copy"))
+        os.kill(pids[0], signal.SIGCONT)
+
+    tell(stopped_session(pids), second)
 
 
 def test_only_one_speaks_to_a_host(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -392,6 +392,39 @@ def test_loss_of_more_than_are_named_says_how_many(life: Life) -> None:
     assert "220 more variables than are named; left out of the checkpoint and 30 more" in lost["reason"]
 
 
+def test_loss_is_told_once(life: Life) -> None:
+    """What went with one process has not gone with the next one too."""
+    life.run("work", "x = 1")
+    life.post("/api/sessions/work/save")
+    life.run("work", "x = 2")
+    end_host(life, "work")
+    assert life.run("work", "1")["lost"]["variables"] == ["x"]
+    later = life.run("work", "y = 3")["id"]
+    end_host(life, "work")
+    lost = life.run("work", "1")["lost"]
+    assert lost["variables"] == ["y"]
+    assert lost["reason"] == f"killed by SIGKILL; commands {later - 5} to {later} ran after the checkpoint"
+
+
+def test_values_that_cannot_be_loaded_are_named_as_far_as_that_goes(life: Life) -> None:
+    """A hundred names of all that is lacking, whether it was left out or could not be loaded, and how many more."""
+    module = life.place.home / "gone.py"
+    module.write_text("class Kept:\n    pass\n")
+    made = f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(module.parent)!r}); import gone"
+    life.run(
+        "work",
+        f"{made}\nfor n in range(150): globals()[f'k{{n}}'] = gone.Kept(); globals()[f'g{{n}}'] = (i for i in ())",
+    )
+    life.post("/api/sessions/work/save")
+    end_host(life, "work")
+    module.unlink()
+    lost = life.run("work", "1")["lost"]
+    assert len(lost["variables"]) == 100
+    assert (
+        "50 more variables than are named" in lost["reason"] and "100 more variables than are named" in lost["reason"]
+    )
+
+
 def test_loss_of_more_commands_than_are_read_says_so(life: Life) -> None:
     """The first thousand commands after a checkpoint are looked through for names; that there were more is told."""
     life.run("work", "x = 1")

@@ -10,6 +10,7 @@ import os
 import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from omega_sessiond.hosts import sql
 from omega_sessiond.hosts.child import MAX_LINE_BYTES
 from omega_sessiond.hosts.dialogue import Conversation, Dialogue, Gone, Unstarted
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Desk, ErrorReport, Options, Outcome, Saved
@@ -111,7 +112,7 @@ class LinesEngine:
         code = code.rstrip("\n")
         rule = self._options["complete"]
         if rule == "sql":
-            code = _end_statement(code)
+            code = sql.end(code)
         if rule in ("syntax", "sql"):
             verdict = self._judge(code)
             if verdict.status == "incomplete":
@@ -122,7 +123,9 @@ class LinesEngine:
         return self._counter.prepare(code)
 
     def _judge(self, code: str) -> Verdict:
-        return _judge_sql(code) if self._options["complete"] == "sql" else self._syntax.judge(code)
+        if self._options["complete"] != "sql":
+            return self._syntax.judge(code)
+        return Verdict("complete") if sql.is_whole(code) else Verdict("incomplete", "the statement does not end")
 
     def _values(self, code: str) -> Dict[str, str]:
         values = {"code": code}
@@ -331,31 +334,6 @@ class SavingEngine(LinesEngine):
             self._begin_dialogue()
             raise
         return {}
-
-
-def _judge_sql(code: str) -> Verdict:
-    """Of statements and sqlite3's own commands, which are lines that begin with a dot where no statement is open."""
-    import sqlite3
-
-    statement = ""
-    for line in code.lstrip().split("\n"):
-        if line.startswith(".") and not statement.strip():
-            continue
-        statement += line + "\n"
-        if ";" in line and sqlite3.complete_statement(statement):
-            statement = ""
-    # Behind a semicolon a comment is whole by itself, and so is nothing.
-    if sqlite3.complete_statement(";" + statement):
-        return Verdict("complete")
-    return Verdict("incomplete", "the statement does not end")
-
-
-def _end_statement(code: str) -> str:
-    """A statement that lacks nothing but its semicolon gets it."""
-    if _judge_sql(code).status == "complete":
-        return code
-    ended = code + "\n;"
-    return ended if _judge_sql(ended).status == "complete" else code
 
 
 def make(host: Any, options: Dict[str, Any]) -> LinesEngine:
