@@ -37,8 +37,8 @@ SORT_KEYS = {
 }
 """What --sort takes, and the field it stands for."""
 
-TIMED = 100
-"""Executions that the mean time is of, the newest: what a session costs now, in one reply however long its history."""
+TIMED = 20
+"""Executions that the mean time is of, the newest: what a session costs now. The reply has their commands whole."""
 
 
 def columns(screen: Screen) -> list[Column]:

@@ -27,5 +27,5 @@ def named(names: set[str], rest: str | None) -> tuple[list[str], list[str]]:
     known = sorted(names - {REST})
     told = [] if len(known) <= NAMES_TOLD else [f"{len(known) - NAMES_TOLD} more variables than are named"]
     if rest is not None:
-        told.append(f"left out of the checkpoint {rest}")
+        told.append(f"{rest} that are not named")
     return known[:NAMES_TOLD], told

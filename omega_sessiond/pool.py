@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 
 from omega_sessiond import pressure, usage
 from omega_sessiond import session as decide
@@ -72,7 +73,7 @@ class Pool:
         for live in idle[: max(excess, 0)]:
             if self._may_sleep(live):
                 self._hibernate(live, f"hibernated: more than {self._settings.max_cached_sessions} sessions were idle")
-        self._hibernate_old([live for live in self._idle() if self._may_sleep(live)])
+        self._hibernate_old(live for live in self._idle() if self._may_sleep(live))
 
     def _idle(self) -> list[Live]:
         """The sessions that have a process and nothing to do, least recently used first."""
@@ -82,8 +83,9 @@ class Pool:
     def _may_sleep(self, live: Live) -> bool:
         return live.saving is None and self._vault.is_whole(live)
 
-    def _hibernate_old(self, ready: list[Live]) -> None:
-        """Hibernate those that were not used for long, and look again when the next one will be."""
+    def _hibernate_old(self, ready: Iterator[Live]) -> None:
+        """Hibernate those that were not used for long, and look again when the next one will be: no further than to
+        that one."""
         after_s = self._settings.hibernate_after_s
         if self._timer is not None:
             self._timer.cancel()

@@ -222,6 +222,11 @@ class Service:
         sampled = None if live.host is None else usage.sample(live.host.pid)
         return self.view(live, sampled)
 
+    def check_kept(self, live: Live) -> None:
+        """Raise when the session was deleted while something was waited for; another may have its name by now."""
+        if self.find(live.record.name) is not live:
+            raise SessionNotFound
+
     def view(self, live: Live, used: Usage | None = None) -> SessionView:
         record = live.record
         return SessionView(
@@ -356,8 +361,7 @@ class Service:
         if request.from_checkpoint:
             return await self.states.fork(name, request.name)
         await self._keeper.settled(source)
-        if self.find(name) is not source:
-            raise SessionNotFound
+        self.check_kept(source)
         if source.session.state == "dead" or source.session.state == "hibernated":
             raise CannotFork(
                 f"Session '{name}' is {source.session.state}",
@@ -366,8 +370,7 @@ class Service:
         if not source.session.is_at_rest:
             raise SessionBusy(f"Session '{name}' is {source.session.state}")
         await forking.check(source, self._settings.host_start_s)
-        if self.find(name) is not source:  # it was deleted, and its name given to another
-            raise SessionNotFound
+        self.check_kept(source)
         if request.name in self._keeper.by_name:  # another request may have been faster
             raise SessionExists(f"Session '{request.name}' exists already")
         try:
@@ -482,8 +485,7 @@ class Service:
     async def _question(self, name: str, kind: str, request: CompleteRequest | IsCompleteRequest) -> dict[str, Any]:
         live = self.find(name)
         await self._keeper.ended(live)
-        if self.find(name) is not live:  # it was deleted meanwhile, and no process may come after its last one
-            raise SessionNotFound
+        self.check_kept(live)  # no process may come after its last one
         if live.session.state == "hibernated":
             self._keeper.handle(live, decide.StartAsked())
         if live.session.link == "starting":

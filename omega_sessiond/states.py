@@ -18,7 +18,6 @@ from omega_sessiond.errors import (
     JournalError,
     SessionBusy,
     SessionExists,
-    SessionNotFound,
     SnapshotExists,
     SnapshotNotFound,
 )
@@ -51,6 +50,9 @@ LACKING_TOLD = 10
 class Sessions(Protocol):
     """What this needs of the use-cases of sessions."""
 
+    def check_kept(self, live: Live) -> None:
+        """Raise when the session was deleted while something was waited for; another may have its name by now."""
+
     def find(self, name: str) -> Live:
         """Raises SessionNotFound."""
 
@@ -80,19 +82,14 @@ class States:
     async def _settled(self, name: str) -> Live:
         live = self._sessions.find(name)
         await self._keeper.settled(live)
-        self._check_kept(live)
+        self._sessions.check_kept(live)
         return live
-
-    def _check_kept(self, live: Live) -> None:
-        """Raise when the session was deleted while something was waited for; another may have its name by now."""
-        if self._sessions.find(live.record.name) is not live:
-            raise SessionNotFound
 
     async def save(self, name: str) -> Session:
         """Save the session now. Raises SessionBusy, CannotSave, HostFailed."""
         live = await self._settled(name)
         await self._vault.save(live)
-        self._check_kept(live)
+        self._sessions.check_kept(live)
         saved = self._vault.current(live)
         if saved is not None:
             lacking = sorted(saved.left_out)
@@ -110,7 +107,7 @@ class States:
         view = self._vault.view(live)
         if live.host is not None and (view is None or view.id is None or not view.is_current):
             await self._vault.save(live)
-            self._check_kept(live)
+            self._sessions.check_kept(live)
         elif live.host is not None and not live.session.is_at_rest:
             raise SessionBusy(f"Session '{live.record.name}' is {live.session.state}")
         return self._vault.current(live)

@@ -149,6 +149,25 @@ def test_a_slow_rehearsal_ends(place: Place) -> None:
         wait_until(lambda: [one for one in servers(life) if one["is_rehearsed"]], "it has rehearsed")
 
 
+HANGS = """
+import os, signal, time
+_alarm, _memfd_create = signal.alarm, os.memfd_create
+signal.alarm = lambda seconds: _alarm(min(seconds, 1))
+os.memfd_create = lambda name: time.sleep(600) if name == "launch" else _memfd_create(name)
+"""
+"""As a rehearsal does for a reason that nobody has thought of; half a minute is over sooner."""
+
+
+def test_a_server_that_hangs_in_its_rehearsal_ends_by_itself(place: Place) -> None:
+    """It hears neither its daemon's orders nor its end."""
+    Path(place.base, "sitecustomize.py").write_text(HANGS)
+    with Daemon(place, env={"PYTHONPATH": str(place.base)}) as daemon:
+        life = Caller(daemon.socket_path)
+        server = ready(life)["pid"]
+        wait_until(lambda: not is_alive(server), "it has ended")
+        assert life.run("work", "6 * 7")["result"] == "42"
+
+
 def test_the_default_interpreter_is_ready_from_the_start(life: Life) -> None:
     """The first session of all is forked, with the daemon's environment less what is the daemon's own."""
     server = ready(life)

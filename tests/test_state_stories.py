@@ -389,7 +389,7 @@ def test_loss_of_more_than_are_named_says_how_many(life: Life) -> None:
     end_host(life, "work")
     lost = life.run("work", "1")["lost"]
     assert len(lost["variables"]) == 100
-    assert "220 more variables than are named; left out of the checkpoint and 30 more" in lost["reason"]
+    assert "220 more variables than are named; and 30 more that are not named" in lost["reason"]
 
 
 def test_loss_is_told_once(life: Life) -> None:

@@ -16,7 +16,7 @@ from omega_sessiond.hosts.dialogue import Conversation, Dialogue, Gone, Unstarte
 from omega_sessiond.hosts.engine import CannotLoad, CannotSave, Desk, ErrorReport, Options, Outcome, Saved
 from omega_sessiond.hosts.framing import Token, fill
 from omega_sessiond.hosts.memory import Memory
-from omega_sessiond.hosts.syntax import Counter, Syntax, Verdict
+from omega_sessiond.hosts.syntax import Counter, Syntax
 from omega_sessiond.wire import Frame
 
 QUESTION_S = 5.0
@@ -112,20 +112,18 @@ class LinesEngine:
         code = code.rstrip("\n")
         rule = self._options["complete"]
         if rule == "sql":
-            code = sql.end(code)
-        if rule in ("syntax", "sql"):
-            verdict = self._judge(code)
+            ended = sql.ended(code)
+            if ended is None:
+                return "", "the command is not complete and was not sent: the statement does not end"
+            code = ended
+        if rule == "syntax":
+            verdict = self._syntax.judge(code)
             if verdict.status == "incomplete":
                 return "", "the command is not complete and was not sent: %s" % verdict.what
         # One line is read whole before any of it is run: only of more must it be known before.
         if rule == "program" and "\n" in code and self._check(code) == "incomplete":
             return "", "the command is not complete and was not sent"
         return self._counter.prepare(code)
-
-    def _judge(self, code: str) -> Verdict:
-        if self._options["complete"] != "sql":
-            return self._syntax.judge(code)
-        return Verdict("complete") if sql.is_whole(code) else Verdict("incomplete", "the statement does not end")
 
     def _values(self, code: str) -> Dict[str, str]:
         values = {"code": code}
@@ -219,7 +217,13 @@ class LinesEngine:
         if rule == "ask":
             said = self._hear(self._options["judge"], code).strip()
             return {"status": said if said in ("complete", "incomplete", "invalid") else "unknown", "indent": ""}
-        return {"status": self._check(code) if rule == "program" else self._judge(code).status, "indent": ""}
+        if rule == "program":
+            status = self._check(code)
+        elif rule == "sql":
+            status = "complete" if sql.is_whole(code) else "incomplete"
+        else:
+            status = self._syntax.judge(code).status
+        return {"status": status, "indent": ""}
 
     def _check(self, code: str) -> str:
         """What a program of its own says of the code."""

@@ -28,13 +28,10 @@ def is_whole(code: str) -> bool:
     return _is_complete(";" + open_part)
 
 
-def end(code: str) -> str:
-    """The code as it is sent; where it lacks nothing but its last semicolon, with it."""
+def ended(code: str) -> Optional[str]:
+    """The code as it is sent: where it lacks nothing but its last semicolon, with it. None when it lacks more."""
     code = code.lstrip()
-    if is_whole(code):
-        return code
-    ended = code + "\n;"
-    return ended if is_whole(ended) else code
+    return next((text for text in (code, code + "\n;") if is_whole(text)), None)
 
 
 def _is_complete(text: str) -> bool:
